@@ -1,0 +1,1 @@
+"""The instruments: one probe a file, found by its file name."""

@@ -1,0 +1,1 @@
+"""Detectors: from a series to events, one file each."""

@@ -1,0 +1,113 @@
+"""Which parameter belongs to which layer, in depth order, from the parameters' names alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from stabilitylab.errors import InputError
+
+__all__ = ["Layers", "layers_of"]
+
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Modules that only wrap another one: their names say nothing about depth."""
+
+CONTAINERS = frozenset({"backbone", "model", "encoder", "trunk", "body", "vit", "transformer"})
+"""Leading modules whose name is left out where the rest stays unambiguous."""
+
+TOKENS = ("cls_token", "reg_token", "dist_token", "mask_token", "pos_embed", "position_embedding", "class_token")
+"""Parameters that join the sequence after the first layer: they form the layer ``tokens``."""
+
+HEADS = ("projector", "predictor", "head", "fc", "classifier", "prototypes")
+"""Layers that come after the backbone whatever the order of registration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers of a model: their names in depth order, and the layer of each parameter."""
+
+    names: tuple[str, ...]
+    of: Mapping[str, str]
+    """Parameter name to layer name."""
+    first: str
+    """The layer that sees the input: the patch projection of a ViT, the stem of a ResNet."""
+
+    def parameters(self, layer: str) -> list[str]:
+        """Return the parameters of one layer, in the order in which the model registers them."""
+        return [name for name, each in self.of.items() if each == layer]
+
+
+def layers_of(parameters: Iterable[str], first: str | None = None) -> Layers:
+    """Group parameter names into layers in depth order.
+
+    A layer is the path up to the last index in it (``blocks.3``, ``layer1.0``, ``0``), or else the module that
+    owns the parameter, up to the depth at which names branch (``patch_embed``, ``norm``, ``projector``).
+    Depth order is the order of registration, with two exceptions: tokens and position embeddings come after the
+    first layer, and heads come last.
+
+    Args:
+        parameters: names as `torch.nn.Module.named_parameters` gives them.
+        first: the layer that sees the input, where it is not the first one.
+
+    Raises:
+        InputError: if there are no parameters, or no layer is named ``first``.
+    """
+    of: dict[str, str] = {}
+    plain = _strip([(name, [part for part in name.split(".") if part not in WRAPPERS]) for name in parameters])
+    for name, parts in plain:
+        of[name] = _layer(parts)
+    if not of:
+        raise InputError("the model has no parameters to group into layers")
+    names = list(dict.fromkeys(of.values()))
+    body = [name for name in names if name != "tokens" and not _is_head(name)]
+    heads = sorted((name for name in names if _is_head(name)), key=_head_rank)
+    if first is None:
+        first = (body or heads or names)[0]
+    elif first not in names:
+        raise InputError(f"no layer is named {first!r}; the layers are {', '.join(names)}")
+    ordered = body[:1] + (["tokens"] if "tokens" in names else []) + body[1:] + heads
+    return Layers(tuple(ordered), of, first)
+
+
+def _strip(named: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    """Leave out leading containers where the shorter names stay distinct and no sibling shares them."""
+    while True:
+        shorter = [(name, parts[1:] if len(parts) > 2 and parts[0] in CONTAINERS else parts) for name, parts in named]
+        if shorter == named:
+            return named
+        heads = {parts[0] for (_, parts), (_, old) in zip(shorter, named, strict=True) if parts == old}
+        moved = {parts[0] for (_, parts), (_, old) in zip(shorter, named, strict=True) if parts != old}
+        if heads & moved:
+            return named
+        named = shorter
+
+
+def _layer(parts: list[str]) -> str:
+    if parts[-1].startswith(TOKENS):
+        return "tokens"
+    module = parts[:-1] or parts
+    if _is_head(module[0]):
+        return module[0]
+    for depth, part in enumerate(module):
+        # an index, or a name that ends in one (torchvision's encoder_layer_3)
+        if part.isdigit() or (depth > 0 and part.rsplit("_", 1)[-1].isdigit()):
+            end = depth + 1
+            if depth + 1 < len(module) and module[depth + 1].isdigit():
+                end += 1
+            # ResNet: layer1.0; RegNet: s1.b1 has its index in the name
+            return ".".join(module[:end])
+    return _without_leaf(module)
+
+
+def _without_leaf(module: list[str]) -> str:
+    """Name the module that owns a leaf such as ``proj`` or ``conv``, so that weight, bias and norm stay together."""
+    leaves = ("proj", "projection", "conv", "bn", "norm", "linear")
+    return ".".join(module[:-1] if len(module) > 1 and module[-1] in leaves else module)
+
+
+def _is_head(layer: str) -> bool:
+    return layer.split(".")[0] in HEADS
+
+
+def _head_rank(layer: str) -> int:
+    return HEADS.index(layer.split(".")[0])

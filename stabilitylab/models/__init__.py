@@ -1,0 +1,1 @@
+"""Backbones and heads: what timm does not have, on parts of timm."""

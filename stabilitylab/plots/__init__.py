@@ -1,0 +1,1 @@
+"""Plots: from runs to pictures, one file each."""

@@ -1,0 +1,1 @@
+"""The training harness: from a configuration to a run."""
