@@ -12,15 +12,15 @@ __all__ = ["Episode", "Event", "Finding", "from_json", "to_json"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Event:
-    """One thing that happened in one column of a series; all times are training steps.
+    r"""One thing that happened in one column of a series; all times are training steps.
 
     ::
 
         height ............ peak
-                           /    \\
-        half way ...... onset    \\
-                         /        \\
-        level  ____start/          \\stop____
+                           /    \
+        half way ...... onset    \
+                         /        \
+        level  ____start/          \stop____
     """
 
     start: int

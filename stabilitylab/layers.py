@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,10 @@ CONTAINERS = frozenset({"backbone", "model", "encoder", "trunk", "body", "vit", 
 TOKENS = ("cls_token", "reg_token", "dist_token", "mask_token", "pos_embed", "position_embedding", "class_token")
 """Parameters that join the sequence after the first layer: they form the layer ``tokens``."""
 
-HEADS = ("projector", "predictor", "head", "fc", "classifier", "prototypes")
+BLOCKS = frozenset({"blocks", "block", "layers", "layer"})
+"""Lists of blocks inside a stage."""
+
+HEADS = ("projector", "predictor", "head", "heads", "fc", "classifier", "prototypes")
 """Layers that come after the backbone whatever the order of registration."""
 
 
@@ -89,14 +93,22 @@ def _layer(parts: list[str]) -> str:
     if _is_head(module[0]):
         return module[0]
     for depth, part in enumerate(module):
-        # an index, or a name that ends in one (torchvision's encoder_layer_3)
-        if part.isdigit() or (depth > 0 and part.rsplit("_", 1)[-1].isdigit()):
-            end = depth + 1
-            if depth + 1 < len(module) and module[depth + 1].isdigit():
-                end += 1
-            # ResNet: layer1.0; RegNet: s1.b1 has its index in the name
-            return ".".join(module[:end])
+        if _is_index(part, module[depth - 1] if depth else ""):
+            inner = module[depth + 1 : depth + 3]
+            if len(inner) == 2 and inner[0] in BLOCKS and inner[1].isdigit():  # stages.0.blocks.1
+                depth += 2
+            return ".".join(module[: depth + 1])
     return _without_leaf(module)
+
+
+def _is_index(part: str, parent: str) -> bool:
+    """Tell whether a part numbers a block: ``3``, torchvision's ``encoder_layer_3``, RegNet's ``s1.b1``."""
+    numbered = re.compile(r"[a-z]\d+")
+    return (
+        part.isdigit()
+        or (bool(parent) and part.rpartition("_")[2].isdigit())
+        or bool(numbered.fullmatch(part) and numbered.fullmatch(parent))
+    )
 
 
 def _without_leaf(module: list[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,5 +163,5 @@ def truncate(folder: Path, step: int) -> None:
             before = table.filter(pa.compute.less(table.column("step"), step))
             if before.num_rows:
                 last = int(before.column("step")[-1].as_py())
-                replace(_part(folder, part.first, last).path, lambda path, rows=before: _write_table(rows, path))
+                replace(_part(folder, part.first, last).path, partial(_write_table, before))
         part.path.unlink()

@@ -1,0 +1,108 @@
+"""Collapse: embeddings that are all equal (complete), or span only a subspace (dimensional)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from stabilitylab import parameters
+from stabilitylab.findings import Event
+from stabilitylab.stats.robust import runs_of
+from stabilitylab.stats.spectrum import dead_directions
+
+__all__ = ["Detector", "Parameters"]
+
+
+class Parameters(parameters.Parameters):
+    """What counts as a collapse."""
+
+    dead: float = Field(1e-3, gt=0, lt=1)
+    """A dead direction has less than this part of the largest eigenvalue (the limit of the published toy models)."""
+    below_law: float = Field(0.1, gt=0, le=1)
+    """And less than this part of what a power law through the larger eigenvalues predicts, after sampling."""
+    share: float = Field(0.1, gt=0, lt=1)
+    """Smallest share of the measurable directions that must be dead; below it a few null directions are normal."""
+    vanished: float = Field(1e-6, gt=0, lt=1)
+    """Collapse is complete when the total variance falls below this part of its largest value so far."""
+    persistence: int = Field(3, ge=1)
+    """Number of measurements in a row that must agree."""
+
+
+class Detector:
+    """Finds complete and dimensional collapse in the eigenvalues of the covariance of embeddings.
+
+    The label of an event is the first direction that is dead: ``0`` is a complete collapse. A low rank at the first
+    measurement is not an event while it still grows: random weights give one.
+    """
+
+    series: ClassVar[tuple[str, ...]] = ("spectrum.representation", "spectrum.projection")
+
+    def __init__(self, parameters: Parameters | None = None) -> None:
+        self.parameters = parameters or Parameters()
+
+    def detect(self, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> list[Event]:
+        """Return the events ``collapse``, ordered by start; a column is an eigenvalue, descending.
+
+        Height is the largest number of dead directions; score is the ratio of the usual variance to the smallest
+        one (complete), or of the number of dead directions to that at which an event begins (dimensional).
+        """
+        values = frame.to_numpy(dtype=float)
+        whole = np.isfinite(values).all(axis=1)
+        steps = frame.index.to_numpy()[whole]
+        values = -np.sort(-np.maximum(values[whole], 0.0), axis=1)
+        if values.size == 0:
+            return []
+        samples = int(about["samples"]) if about.get("samples") else None
+        dimensions = values.shape[1]
+        measurable = dimensions if samples is None else min(dimensions, max(samples - 1, 1))
+        total = values.sum(axis=1)
+        largest = np.maximum.accumulate(total)
+        gone = total <= self.parameters.vanished * largest
+        dead = np.where(gone, 0, dead_directions(values, samples, self.parameters.dead, self.parameters.below_law))
+        events = []
+        for first, last in self._lasting(gone):
+            smallest = max(float(total[first : last + 1].min()), np.finfo(float).tiny)
+            at = (first, first, first + int(np.argmin(total[first : last + 1])), last)
+            events.append(self._event(name, steps, at, 0, dimensions, float(largest[first]) / smallest))
+        limit = max(2.0, self.parameters.share * measurable)
+        for first, last in self._lasting(dead >= limit):
+            if first == 0 and dead[last] < 0.8 * dead[0]:
+                continue  # still growing out of its random weights
+            if first == 0 and last < len(dead) - 1:
+                continue  # has grown out of them
+            inside = dead[first : last + 1]
+            onset = first + int(np.argmax(inside >= inside.max() / 2))
+            at = (first, onset, first + int(np.argmax(inside)), last)
+            lowest = measurable - int(inside.max())
+            events.append(self._event(name, steps, at, lowest, int(inside.max()), float(inside.max() / limit)))
+        return sorted(events)
+
+    def _lasting(self, mask: np.ndarray) -> list[tuple[int, int]]:
+        found = [(int(first), int(last)) for first, last in zip(*runs_of(mask), strict=True)]
+        return [each for each in found if each[1] - each[0] + 1 >= self.parameters.persistence]
+
+    @staticmethod
+    def _event(
+        name: str, steps: np.ndarray, at: tuple[int, int, int, int], direction: int, height: float, score: float
+    ) -> Event:
+        start, onset, peak, stop = (int(steps[each]) for each in at)
+        return Event(start, onset, peak, stop, "collapse", name, str(direction), float(height), score)
+
+    @staticmethod
+    def example(rng: np.random.Generator) -> tuple[str, pd.DataFrame, dict[str, Any], list[Event]]:
+        """Return spectra whose last six directions of sixteen die at step 1000, and the event that must be found."""
+        samples, dimensions, steps = 500, 16, np.arange(0, 2000, 50)
+        rows = []
+        for step in steps:
+            scale = np.ones(dimensions)
+            scale[10:] = 1.0 if step < 1000 else 1e-3
+            data = rng.standard_normal((samples, dimensions)) * scale
+            rows.append(np.linalg.eigvalsh(np.cov(data.T))[::-1])
+        columns = [str(each) for each in range(dimensions)]
+        frame = pd.DataFrame(np.array(rows), index=pd.Index(steps, name="step"), columns=columns)
+        expected = [Event(1000, 1000, 1000, 1950, "collapse", "spectrum.projection", "10", 6.0, 3.0)]
+        return "spectrum.projection", frame, {"samples": samples, "dimensions": dimensions}, expected

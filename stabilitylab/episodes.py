@@ -1,0 +1,122 @@
+"""Gradients layer by layer, and the events of many layers joined into episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from stabilitylab.findings import Episode, Event
+from stabilitylab.run import Run
+from stabilitylab.stats.lag import cluster
+
+__all__ = ["expected_followers", "follow", "group", "layer_magnitudes"]
+
+
+def layer_magnitudes(run: Run, series: str = "gradients.norm") -> pd.DataFrame:
+    """Return the gradient norm of each layer: the root of the sum of squares over its parameters.
+
+    A parameter without a value at a step where others of its layer have one counts as NaN, as it was recorded.
+    One layer is read at a time, so that the memory is that of the result.
+
+    Args:
+        run: holds the series, a column per parameter.
+        series: its name.
+
+    Returns:
+        Index ``step``, a column per layer that has recorded parameters, in depth order; NaN if a member is NaN,
+        inf if one is inf, 0 where the layer had no gradient.
+    """
+    recorded = set(run.about(series)["labels"])
+    layers = run.layers
+    columns: dict[str, np.ndarray] = {}
+    index: pd.Index | None = None
+    for layer in layers.names:
+        members = [name for name in layers.parameters(layer) if name in recorded]
+        if not members:
+            continue
+        frame = run.read(series, members)
+        index = frame.index if index is None else index
+        shared = frame.index if len(frame) <= len(index) else index  # a run that is being written may have grown
+        index = shared
+        total = np.zeros(len(frame))
+        with np.errstate(over="ignore"):
+            for name in members:
+                total += frame[name].to_numpy(dtype=float) ** 2
+        columns[layer] = np.sqrt(total)
+    if index is None:
+        return pd.DataFrame(index=pd.Index([], dtype="int64", name="step"))
+    return pd.DataFrame({layer: values[: len(index)] for layer, values in columns.items()}, index=index)
+
+
+def group(spikes: Iterable[Event], layers: Sequence[str], gap: int) -> list[Episode]:
+    """Join the spikes of all layers whose onsets lie within a gap of each other into episodes.
+
+    Where a layer has several spikes in one episode, the tallest stands for them.
+
+    Args:
+        spikes: of any layers.
+        layers: names in depth order; equal onsets are ordered by it.
+        gap: steps without any onset after which a new episode begins.
+    """
+    depth = {name: at for at, name in enumerate(layers)}
+    ordered = sorted(spikes, key=lambda each: (each.onset, depth.get(each.label, len(depth))))
+    if not ordered:
+        return []
+    number = cluster(np.array([each.onset for each in ordered]), gap)
+    episodes = []
+    for members in np.split(np.arange(len(ordered)), np.flatnonzero(np.diff(number)) + 1):
+        tallest: dict[str, Event] = {}
+        for each in (ordered[at] for at in members):
+            if each.label not in tallest or each.height > tallest[each.label].height:
+                tallest[each.label] = each
+        kept = tuple(sorted(tallest.values(), key=lambda each: (each.onset, depth.get(each.label, len(depth)))))
+        first = tuple(each.label for each in kept if each.onset == kept[0].onset)
+        episodes.append(Episode(min(e.start for e in kept), max(e.stop for e in kept), kept, first))
+    return episodes
+
+
+def follow(episodes: Iterable[Episode], others: Iterable[Event], horizon: int) -> list[Episode]:
+    """Return the episodes with the other events that begin from their start to a horizon after it."""
+    others = sorted(others)
+    return [
+        Episode(
+            each.start,
+            each.stop,
+            each.events,
+            each.first_layers,
+            tuple(event for event in others if each.start <= event.start <= each.start + horizon),
+        )
+        for each in episodes
+    ]
+
+
+def expected_followers(
+    episodes: Sequence[Episode], others: Sequence[Event], horizon: int, span: tuple[int, int], width: int = 500
+) -> tuple[int, float, float]:
+    """Return how many events follow an episode within the horizon, how many would by chance, and the p-value.
+
+    By chance: each event is moved uniformly within a width on both sides, inside the span of the run, so that a
+    phase in which everything is unstable does not count as evidence. Exact, without simulation.
+
+    Args:
+        episodes: any order.
+        others: the events that may follow.
+        horizon: steps.
+        span: first and last recorded step.
+        width: steps by which an event is moved at most.
+    """
+    starts = np.sort(np.array([each.start for each in episodes], dtype=float))
+    chances = []
+    seen = 0
+    for event in others:
+        seen += int(np.any((starts <= event.start) & (event.start <= starts + horizon)))
+        low, high = max(span[0], event.start - width), min(span[1], event.start + width)
+        begin, end = np.clip(starts, low, high), np.clip(starts + horizon, low, high)
+        end[:-1] = np.minimum(end[:-1], begin[1:])  # overlapping windows count once
+        chances.append(float((end - begin).sum()) / max(high - low, 1))
+    number = np.ones(1)
+    for chance in chances:
+        number = np.convolve(number, [1 - chance, chance])
+    return seen, float(np.sum(chances)), min(1.0, float(number[seen:].sum()))

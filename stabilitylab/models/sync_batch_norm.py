@@ -1,0 +1,41 @@
+"""Batch normalization over all ranks, on any device (torch's own synchronizes only on accelerators)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+__all__ = ["SyncBatchNorm"]
+
+
+class SyncBatchNorm(nn.BatchNorm1d):
+    """BatchNorm of (N, D) features with the statistics of the global batch; plain BatchNorm in one process.
+
+    Every rank must hold equally many samples. Ioffe and Szegedy, 2015; running variance unbiased, as torch's.
+    """
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Normalize over the first axis of every rank."""
+        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+        world = torch.distributed.get_world_size() if ready else 1
+        if world == 1 or not self.training:
+            return super().forward(x_ND)
+        full: Any = x_ND.float()
+        # mean first and deviations after: the difference of squares would cancel
+        mean_D = all_reduce(full.mean(dim=0)) / world
+        variance_D = all_reduce((full - mean_D).square().mean(dim=0)) / world
+        self._track(mean_D.detach(), variance_D.detach(), len(x_ND) * world)
+        normal = (full - mean_D) * (variance_D + self.eps).rsqrt()
+        return (normal if self.weight is None else normal * self.weight + self.bias).to(x_ND.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean_D: Tensor, variance_D: Tensor, samples: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean_D, self.momentum)
+        self.running_var.lerp_(variance_D * samples / (samples - 1), self.momentum)

@@ -1,0 +1,246 @@
+"""Level, scale and tails of a series from its own past, blind to what is masked.
+
+Everything counts *samples*: what is masked or missing does not exist for the past, so a level is frozen while an
+event lasts. Levels and scales stand on blocks of 8 samples, which makes the cost linear in the length.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.special import stdtrit
+
+__all__ = ["Past", "autocorrelation", "past", "past_level", "past_scale", "runs_of", "tail_threshold"]
+
+BLOCK = 8
+"""Samples in a block; its median resists three outliers."""
+
+LEVEL_BLOCKS = 4
+"""The level is the median of so many block medians; its slope compares them with as many before."""
+
+FIRST_BLOCKS = 3
+"""No level is given before so many blocks are complete (24 samples)."""
+
+SCALE_BLOCKS = 64
+"""The slow scale is the median over so many blocks (512 samples)."""
+
+MAD_TO_SD = 1.482602218505602
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
+
+class Past(NamedTuple):
+    """What the past of each sample says of it; each of shape (T,), NaN where there is too little past."""
+
+    level: np.ndarray
+    """Expected value."""
+    residual: np.ndarray
+    """Value minus level."""
+    innovation: np.ndarray
+    """What the sample before does not explain of the residual, in robust standard deviations of the past."""
+    scale: np.ndarray
+    """Robust standard deviation of that innovation, in the unit of the values."""
+    spread: np.ndarray
+    """Robust standard deviation of the residual, in the unit of the values."""
+    samples: np.ndarray
+    """Number of samples that the scale stands on."""
+    autocorrelation: np.ndarray
+    """Autocorrelation of the residuals at one sample, estimated from the past."""
+
+
+def past(values: np.ndarray, valid: np.ndarray, floor: float | np.ndarray = 0.0) -> Past:
+    """Return level, residual, whitened innovation and scale of each sample from the valid samples before it.
+
+    Args:
+        values: shape (T,); what is not valid may be anything.
+        valid: shape (T,), True where a sample belongs to the past of later ones. A sample that is not valid is
+            still compared with its past.
+        floor: smallest scale, in the unit of the values.
+    """
+    finite = np.isfinite(values)
+    valid = valid & finite
+    level = past_level(values, valid)
+    residual = np.where(finite, values - level, np.nan)
+    known = valid & np.isfinite(residual)
+    before = np.zeros(len(values), dtype=bool)
+    before[1:] = known[:-1]
+    spread, _ = past_scale(residual, known)
+    spread = np.maximum(spread, floor)
+    phi = autocorrelation(residual, known & before, spread)
+    shifted = np.zeros_like(residual)
+    shifted[1:] = np.where(before[1:], residual[:-1], 0.0)
+    whitened = np.where(before, residual - phi * shifted, residual * np.sqrt(1 - phi**2))
+    scale, count = past_scale(whitened, known)
+    scale = np.maximum(scale, floor)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        innovation = whitened / scale
+    return Past(level, residual, innovation, scale, spread, count, phi)
+
+
+def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return the level expected at each sample: a median of block medians, moved along a trend.
+
+    A rising trend is extrapolated as measured; a falling one only as far as each of the last blocks confirms it,
+    because a step down would otherwise put the level below what follows.
+
+    Args:
+        values: shape (T,).
+        valid: shape (T,), True where a sample counts.
+
+    Returns:
+        Shape (T,); NaN before `FIRST_BLOCKS` blocks are complete.
+    """
+    used = values[valid]
+    num_blocks = len(used) // BLOCK
+    if num_blocks < FIRST_BLOCKS:
+        return np.full(len(values), np.nan)
+    medians = np.median(used[: num_blocks * BLOCK].reshape(num_blocks, BLOCK), axis=1)
+    flat, up, center = np.full((3, num_blocks), np.nan)
+    for index in range(1, min(num_blocks, 2 * LEVEL_BLOCKS)):  # the first blocks: halves of what there is
+        half = (index + 2) // 2
+        recent, earlier = medians[index + 1 - half : index + 1], medians[: index + 1 - half]
+        flat[index] = np.median(recent)
+        up[index] = (flat[index] - np.median(earlier)) / (BLOCK * (index + 1) / 2)
+        center[index] = BLOCK * (index + 1 - half / 2) - 0.5
+    if num_blocks >= 2 * LEVEL_BLOCKS:
+        smooth = np.median(sliding_window_view(medians, LEVEL_BLOCKS), axis=1)
+        at = np.arange(2 * LEVEL_BLOCKS - 1, num_blocks)
+        flat[at] = smooth[at - LEVEL_BLOCKS + 1]
+        up[at] = (flat[at] - smooth[at - 2 * LEVEL_BLOCKS + 1]) / (BLOCK * LEVEL_BLOCKS)
+        center[at] = BLOCK * (at + 1 - LEVEL_BLOCKS / 2) - 0.5
+    change = np.diff(medians, prepend=medians[0]) / BLOCK
+    down = np.minimum(0.0, np.maximum(change, np.maximum(_shift(change, 1), _shift(change, 2))))
+    slope = np.where(up > 0, up, down)
+    count = np.cumsum(valid) - valid
+    block = count // BLOCK - 1
+    level = flat[block] + slope[block] * (count - center[block])
+    return np.where(block >= FIRST_BLOCKS - 1, level, np.nan)
+
+
+def past_scale(values: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the robust standard deviation around zero of the valid samples before each one, and their number.
+
+    The slow scale is a median over 64 blocks; where the last two blocks say much more, they count, so that a burst
+    of noise is met by a scale of its own.
+
+    Returns:
+        Two arrays of shape (T,): the scale (NaN before two blocks are complete) and the number of samples it uses.
+    """
+    used = np.abs(values[valid])
+    num_blocks = len(used) // BLOCK
+    if num_blocks < 2:
+        return np.full(len(values), np.nan), np.zeros(len(values))
+    medians = np.median(used[: num_blocks * BLOCK].reshape(num_blocks, BLOCK), axis=1)
+    slow = np.full(num_blocks, np.nan)
+    for index in range(1, min(num_blocks, SCALE_BLOCKS)):
+        slow[index] = np.median(medians[: index + 1])
+    if num_blocks >= SCALE_BLOCKS:
+        slow[SCALE_BLOCKS - 1 :] = np.median(sliding_window_view(medians, SCALE_BLOCKS), axis=1)
+    fast = (medians + _shift(medians, 1)) / 2
+    both = np.maximum(slow, 0.6 * fast) * MAD_TO_SD
+    count = np.cumsum(valid) - valid
+    block = count // BLOCK - 1
+    return np.where(block >= 1, both[block], np.nan), np.minimum(count, BLOCK * SCALE_BLOCKS)
+
+
+def autocorrelation(
+    residual: np.ndarray, pairs: np.ndarray, scale: np.ndarray, memory: int = 1024, prior: float = 32.0
+) -> np.ndarray:
+    """Return the autocorrelation at one sample of the residuals before each sample, between 0 and 0.95.
+
+    Residuals are clipped at three standard deviations, so that a spike does not decide it.
+
+    Args:
+        residual: shape (T,).
+        pairs: shape (T,), True where this sample and the one before both count.
+        scale: shape (T,), rough standard deviation of the residuals.
+        memory: number of samples that count.
+        prior: pairs that the starting value of zero is worth.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.clip(residual / scale, -3.0, 3.0)
+    ratio = np.where(np.isfinite(ratio), ratio, 0.0)
+    length = len(ratio)
+    num_blocks = -(-length // BLOCK)
+    product, square = np.zeros((2, num_blocks * BLOCK))
+    product[1:length] = np.where(pairs[1:], ratio[1:] * ratio[:-1], 0.0)
+    square[1:length] = np.where(pairs[1:], (ratio[1:] ** 2 + ratio[:-1] ** 2) / 2, 0.0)
+    sums = np.stack([each.reshape(num_blocks, BLOCK).sum(axis=1) for each in (product, square)])
+    products, squares = _window_sum(sums, max(1, memory // BLOCK))
+    phi = np.clip(products / (squares + prior), 0.0, 0.95)
+    delayed = np.concatenate([[0.0], phi[:-1]])  # a block is judged by the blocks before it
+    return np.repeat(delayed, BLOCK)[:length]
+
+
+def _window_sum(values: np.ndarray, width: int) -> np.ndarray:
+    """Return the sum of the last ``width`` values along the last axis, of fewer at the start."""
+    total = np.cumsum(values, axis=-1)
+    total[..., width:] -= total[..., :-width].copy()
+    return total
+
+
+def _shift(values: np.ndarray, by: int) -> np.ndarray:
+    """Return the values moved to later places, the first one repeated."""
+    return np.concatenate([np.repeat(values[:1], min(by, len(values))), values[: max(len(values) - by, 0)]])
+
+
+def tail_threshold(innovation: np.ndarray, rate: float) -> float:
+    """Return the innovation that is exceeded upward with probability ``rate``, from the tails of the sample itself.
+
+    The shape is a Student-t whose degrees of freedom give the observed ratios of outer quantiles to the median
+    absolute deviation: 2 and 0.5 % on the lower side, which upward events do not touch, or 5 % on the upper side
+    where that is clearly wider. A short sample is drawn towards eight degrees of freedom.
+
+    Args:
+        innovation: any shape, in robust standard deviations; values that are not finite are left out.
+        rate: probability, far in the tail.
+
+    Returns:
+        The threshold in robust standard deviations: 3.9 for normal noise and a rate of 5e-5.
+    """
+    sample = innovation[np.isfinite(innovation)]
+    length = len(sample)
+    if length < 50:
+        return _threshold(rate, PRIOR)
+    far, low, middle = np.quantile(sample, [0.005, 0.02, 0.5])
+    center = np.median(np.abs(sample - middle))
+    if center <= 0:
+        return _threshold(rate, PRIOR)
+    below = _inverse_freedom((middle - low) / center, 0.02, length, 150)
+    below = (below + _inverse_freedom((middle - far) / center, 0.005, length, 300)) / 2
+    usual = sample[sample < middle + 1.5 * center * MAD_TO_SD * _threshold(rate, below)]  # no obvious event
+    high = np.quantile(usual, 0.95)
+    above = _inverse_freedom((high - middle) / center, 0.05, length, 100) - 3.2 / np.sqrt(length)  # 1.5 errors
+    return _threshold(rate, max(below, min(above, 0.35)))
+
+
+PRIOR = 0.125
+"""One over the degrees of freedom that are assumed where the sample does not say."""
+
+
+def _inverse_freedom(ratio: float, tail: float, length: int, prior: float) -> float:
+    """Return one over the degrees of freedom at which Student-t has this ratio, drawn towards `PRIOR`."""
+    inverse, ratios = _ratios(tail)
+    weight = length / (length + prior)
+    return weight * float(np.interp(ratio, ratios, inverse)) + (1 - weight) * PRIOR
+
+
+@cache
+def _ratios(tail: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return one over the degrees of freedom, ascending, and the ratio of the outer quantile to the median |t|."""
+    inverse = np.linspace(1e-4, 0.45, 200)
+    return inverse, -stdtrit(1 / inverse, tail) / stdtrit(1 / inverse, 0.75)
+
+
+def _threshold(rate: float, inverse: float) -> float:
+    """Return the quantile of Student-t in units of its median absolute deviation, scaled as a standard deviation."""
+    freedom = 1 / max(inverse, 1e-4)
+    return float(-stdtrit(freedom, rate) / stdtrit(freedom, 0.75) / MAD_TO_SD)
+
+
+def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the last index of each run of True, two arrays of shape (number of runs,)."""
+    edges = np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8))
+    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) - 1

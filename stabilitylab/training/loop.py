@@ -1,0 +1,250 @@
+"""The training loop: images to views, loss, gradients, one line of recording, update."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stabilitylab import plugins
+from stabilitylab.errors import InputError
+from stabilitylab.models import vit
+from stabilitylab.probe import HeldOut
+from stabilitylab.recorder import Recorder
+from stabilitylab.training import checkpoint as checkpoints
+from stabilitylab.training import optimizers, schedules
+from stabilitylab.training.batches import Batch, batches
+from stabilitylab.training.blame import first_nonfinite
+from stabilitylab.training.config import Config
+from stabilitylab.training.data import Dataset
+from stabilitylab.training.distributed import Ranks, mean_over_ranks
+from stabilitylab.training.fixed_images import fixed_images
+
+__all__ = ["Outcome", "Reporter", "Setup", "prepare", "train"]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Reporter(Protocol):
+    """Whoever tells the user how far the training is."""
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Hear of a finished step; ``numbers`` may hold ``loss``, ``knn`` and ``images_per_second``."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: ``completed``, ``interrupted`` or ``failed``, after so many steps, and why."""
+
+    status: str
+    steps: int
+    message: str = ""
+    signal: int | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained, on what, and for how long."""
+
+    config: Config
+    data: Dataset
+    ranks: Ranks
+    method: nn.Module
+    optimizer: torch.optim.Optimizer
+    held_out: HeldOut | None
+    total: int
+    warmup: int
+    timm_arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
+    """Build everything that a training needs; fails here rather than in the middle.
+
+    Raises:
+        InputError: if sizes do not fit each other or the data.
+    """
+    if config.data.batch_size % ranks.world:
+        raise InputError(f"data.batch_size is {config.data.batch_size}, not a multiple of the {ranks.world} processes")
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    torch.manual_seed(config.train.seed)
+    size, channels = data.image_size, data.channels
+    kind = plugins.load("methods", config.method.name)  # type: ignore[attr-defined]
+    method = kind(config.method, lambda: vit.build(config.model, size, channels)).to(ranks.device)
+    trainable = [each for each in method.parameters() if each.requires_grad]
+    total = config.num_steps(data.steps_per_epoch)
+    return Setup(
+        config,
+        data,
+        ranks,
+        method,
+        optimizers.build(config.optimizer, trainable, config.data.batch_size),
+        _held_out(data, ranks, method),
+        total,
+        config.schedule.warmup(data.steps_per_epoch, total),
+        vit.timm_arguments(config.model, size, channels),
+    )
+
+
+def _held_out(data: Dataset, ranks: Ranks, method: nn.Module) -> HeldOut | None:
+    if data.unlabeled or ranks.rank > 0:
+        return None
+    held_out, bank = (fixed_images(data, which, ranks.device) for which in ("held_out", "bank"))
+    assert held_out.labels is not None
+    assert bank.labels is not None
+    labels, bank_labels = held_out.labels.to(ranks.device), bank.labels.to(ranks.device)
+    encode: Any = method.encode
+    return HeldOut(held_out.images, labels, bank.images, bank_labels, encode, len(data.train))
+
+
+def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Checkpoint | None = None) -> Outcome:
+    """Train, record into a run folder, and say how it ended.
+
+    Args:
+        setup: what `prepare` returned.
+        out: the run folder: new, or the one that is resumed.
+        reporter: hears of every step.
+        resume: the checkpoint to go on from.
+    """
+    config, ranks, method, optimizer, total = setup.config, setup.ranks, setup.method, setup.optimizer, setup.total
+    probes = {name: value for name, value in config.probes.items() if setup.held_out or name not in ("knn", "spectrum")}
+    first = resume.step if resume else 0
+    recorder = Recorder(
+        out,
+        method,
+        optimizer,
+        probes=probes | dict.fromkeys(set(config.probes) - set(probes), False),
+        held_out=setup.held_out,
+        first_step=first,
+        config=config.to_json(),
+        seed=config.train.seed,
+    )
+    scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
+    if resume:
+        _restore(resume, setup, recorder, scaler)
+    model = DistributedDataParallel(method, broadcast_buffers=False) if ranks.world > 1 else method
+    method.train()
+    numbers: dict[str, float] = {}
+    started = time.perf_counter()
+    where: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
+    stream = batches(setup.data, config.augment, seed=config.train.seed, steps=total, first_step=first, **where)
+    with recorder, _signals() as stopped:
+        for batch in stream:
+            step = batch.step
+            torch.manual_seed(_seed_of(config.train.seed, step, ranks.rank))
+            rate = config.optimizer.rate(config.data.batch_size)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * schedules.factor(config.schedule, step, setup.warmup, total)
+
+            with _autocast(config, ranks):
+                output = model(batch.views, step / total)
+            optimizer.zero_grad()
+            scaler.scale(output.loss).backward()
+            scaler.unscale_(optimizer)
+
+            stop = torch.tensor(float(bool(stopped)), device=ranks.device)
+            loss, stop = mean_over_ranks(torch.stack([output.loss.float(), stop]), ranks.world)
+            outputs = (
+                output.outputs if batch.labels is None else {**output.outputs, "labels": batch.labels.to(ranks.device)}
+            )
+            recorder.step(loss, outputs=outputs, scalars=output.scalars, images=config.data.batch_size)
+            # the one wait for the device in a step: a loss that is not finite must not reach the weights unseen
+            numbers["loss"] = loss.item()
+            if config.train.nonfinite == "stop" and not loss.isfinite():
+                return _end_nonfinite(setup, recorder, batch, numbers["loss"])
+            scaler.step(optimizer)
+            scaler.update()
+
+            numbers |= _newest(recorder)
+            numbers["images_per_second"] = (step + 1 - first) * config.data.batch_size / (time.perf_counter() - started)
+            reporter.step(step, numbers)
+            done = step + 1
+            due = config.checkpoint.every and done % config.checkpoint.every == 0
+            if due or stop > 0 or done == total:
+                _save(out, done, setup, recorder, scaler)
+            if stop > 0:
+                return _end_interrupted(recorder, done, stopped)
+    return Outcome("completed", total)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM, to end after the step; a second one ends at once."""
+    seen: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _autocast(config: Config, ranks: Ranks) -> torch.autocast:
+    dtype = PRECISIONS[config.train.precision]
+    return torch.autocast(ranks.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """Return the seed of one step: all randomness is a function of it, so that there is no state to be saved."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:7], "big")
+
+
+def _newest(recorder: Recorder) -> dict[str, float]:
+    accuracy = recorder.newest.get("knn.accuracy")
+    return {} if accuracy is None else {"knn": float(accuracy[0])}
+
+
+def _end_nonfinite(setup: Setup, recorder: Recorder, batch: Batch, loss: float) -> Outcome:
+    ranks, total = setup.ranks, setup.total
+
+    def forward() -> None:
+        torch.manual_seed(_seed_of(setup.config.train.seed, batch.step, ranks.rank))
+        with _autocast(setup.config, ranks):
+            setup.method(batch.views, batch.step / total)
+
+    where = first_nonfinite(setup.method, forward)
+    recorder.status, recorder.message = "failed", f"the loss is {loss} at step {batch.step}; first not finite: {where}"
+    return Outcome("failed", batch.step + 1, recorder.message)
+
+
+def _end_interrupted(recorder: Recorder, done: int, stopped: list[int]) -> Outcome:
+    number = stopped[0] if stopped else int(signal.SIGTERM)
+    recorder.status, recorder.message = "interrupted", f"{signal.Signals(number).name} after {done} steps"
+    return Outcome("interrupted", done, recorder.message, number)
+
+
+def _save(out: Path, done: int, setup: Setup, recorder: Recorder, scaler: torch.amp.GradScaler) -> None:
+    recorder.settle()
+    if setup.ranks.rank > 0:
+        return
+    method: Any = setup.method
+    state = checkpoints.State(
+        done, method.state_dict(), setup.optimizer.state_dict(), recorder.state(), scaler.state_dict()
+    )
+    keep = setup.config.checkpoint.keep
+    checkpoints.save(out, state, method.backbone.state_dict(), setup.timm_arguments, keep)
+
+
+def _restore(resume: checkpoints.Checkpoint, setup: Setup, recorder: Recorder, scaler: torch.amp.GradScaler) -> None:
+    state = checkpoints.load(resume)
+    setup.method.load_state_dict(state.model)
+    setup.optimizer.load_state_dict(dict(state.optimizer))
+    if state.scaler:
+        scaler.load_state_dict(dict(state.scaler))
+    device = setup.ranks.device
+    recorder.load_state({name: value.to(device) for name, value in state.probes.items()})
