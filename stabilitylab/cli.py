@@ -15,6 +15,7 @@ from stabilitylab.errors import InputError
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
+    from stabilitylab.findings import Event
 
 __all__ = ["main"]
 
@@ -146,11 +147,37 @@ def _analyses(paths: tuple[Path, ...], skip_damaged: bool) -> list[Analysis]:
     return done
 
 
-def _tell(analysis: Analysis) -> None:
+def _tell(analysis: Analysis, most: int = 12) -> None:
     """Print a table of the events and a sentence per finding."""
-    from stabilitylab.telling import tell
+    from rich.console import Console
+    from rich.table import Table
 
-    tell(analysis)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=110)
+    run = analysis.run
+    console.print(f"[bold]{run.name}[/bold]  {run.status}", soft_wrap=True)
+    shown = sorted(sorted(analysis.events, key=lambda event: -event.score)[:most])
+    if shown:
+        table = Table("step", "what", "where", "begins", "peak", "ends", "size", box=None, pad_edge=False)
+        for event in shown:
+            where = f"{event.series} {event.label}" if event.series != "gradients.norm" else event.label
+            times = (f"{step:,}" for step in (event.start, event.onset, event.peak, event.stop))
+            start, *others = times
+            table.add_row(start, event.kind, where, *others, _size(event))
+        console.print(table)
+        if len(analysis.events) > most:
+            console.print(f"... the {most} clearest of {len(analysis.events)} events; all are in events.parquet")
+    for finding in analysis.findings:
+        console.print(f"- [bold]{finding.kind}[/bold] ({finding.verdict}): {finding.sentence}")
+
+
+def _size(event: Event) -> str:
+    if event.height == float("inf"):
+        return "not finite"
+    if event.kind in ("dip", "step"):
+        return f"{100 * event.height:.1f} points"
+    return f"{event.height:.3g}" if event.kind == "collapse" else f"{event.height:.3g}x"
 
 
 def _draw(

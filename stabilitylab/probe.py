@@ -134,6 +134,9 @@ class Probe:
     delay: ClassVar[int] = 0
     """1 if what `measure` returns belongs to the step before (an update is known only after it was made)."""
 
+    needs_held_out: ClassVar[bool] = False
+    """Whether it can do nothing without labelled held-out images."""
+
     labels: Mapping[str, Sequence[str]]
     """Series name to its columns."""
     about: Mapping[str, Mapping[str, Any]] = {}

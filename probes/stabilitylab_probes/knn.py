@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -48,6 +48,8 @@ class Probe(probe.Probe):
     in the MoCo v3 paper (2021, appendix A); NaN until k features are there, and where the loop gives no
     ``representation`` and ``labels``. The standard error is binomial, sqrt(p (1 - p) / n).
     """
+
+    needs_held_out: ClassVar[bool] = True
 
     class Parameters(probe.Parameters):
         """When and how the neighbors vote."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -40,6 +40,8 @@ class Probe(probe.Probe):
     Measured on the fixed images, held-out and bank together, in eval mode. A singular value of the covariance is a
     variance: the square of that of the centered features over N - 1. ``spectrum.rank`` is the effective rank.
     """
+
+    needs_held_out: ClassVar[bool] = True
 
     class Parameters(probe.Parameters):
         """When the spectrum is taken."""

@@ -188,18 +188,21 @@ def _past(values: np.ndarray, valid: np.ndarray, least: int = 8) -> _Past:
     enough = count >= LEVEL
     members[enough] = windows[count[enough] - LEVEL]
     level[enough] = np.median(values[members[enough]], axis=1)
-    # The fluctuation: from second differences, which a rising curve hardly touches, and from the deviations from the
-    # level itself, which know a slow wandering; the larger one counts.
-    usual = np.abs(values[used] - level[used])
+    # The fluctuation: from second differences, which a rising curve hardly touches, and from the upper quartile of the
+    # falls below the level, which knows a slow wandering and is nothing while the curve rises; the larger one counts.
+    falls = level[used] - values[used]
     second = np.full(len(used), np.nan)
     second[2:] = np.abs(np.diff(values[used], n=2)) / np.sqrt(6)
     width = min(SPREAD, len(used))
-    padded = np.stack([np.concatenate([np.full(width, np.nan), each]) for each in (usual, second)])
+    padded = np.stack([np.concatenate([np.full(width, np.nan), each]) for each in (falls, second)])
     blocks = sliding_window_view(padded, width, axis=1)[:, : len(used) + 1]  # the width values before each one
     known = np.isfinite(blocks).sum(axis=2).min(axis=0) >= least
-    middle = np.full((2, len(used) + 1), np.nan)
-    middle[:, known] = np.nanmedian(blocks[:, known], axis=2) * MAD_TO_SD
-    past = np.fmax(middle[0], middle[1])[count]
+    ordered = np.sort(blocks, axis=2)  # NaN last
+    last = np.isfinite(blocks).sum(axis=2) - 1
+    number = np.arange(len(used) + 1)
+    quartile = ordered[0, number, np.maximum(3 * last[0] // 4, 0)]
+    middle = ordered[1, number, np.maximum(last[1] // 2, 0)]
+    past = np.where(known, np.fmax(quartile, middle) * MAD_TO_SD, np.nan)[count]
     resolution = 1e-3 * np.abs(level)
     spread = np.where(np.isfinite(past), np.maximum(past, resolution), np.nan)
     return _Past(level, spread, members)

@@ -15,7 +15,7 @@ from stabilitylab.stats.robust import Past, past, runs_of, tail_threshold
 
 __all__ = ["Detector", "Parameters"]
 
-PASSES = 4
+PASSES = 3
 """The past is estimated again without the events found, so often at most."""
 
 
@@ -128,8 +128,10 @@ class Detector:
         enter = threshold * (1 + 8 / np.maximum(before.samples, 8))
         height = np.fmax(np.log(limits.min_ratio), enter * np.fmin(before.spread, before.scale / 0.6))
         enough = np.maximum(np.log(limits.min_ratio), limits.exit * height)
-        with np.errstate(invalid="ignore"):
-            rising = (before.innovation > enter) & (before.residual > enough)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # a burst of noise goes on: what follows is as loud as what is to be judged
+            loud = np.fmax(1.0, 0.8 * before.after / before.scale)
+            rising = (before.innovation > enter * loud) & (before.residual > enough)
         found: list[_Found] = []
         last = -1
         for at in np.flatnonzero(rising | broken):

@@ -13,27 +13,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.typing import ColorType
 
 from stabilitylab.findings import Event
-from stabilitylab.plots._choice import shorten
 from stabilitylab.plots._style import GREY, INK, Sheet
 from stabilitylab.plots._thinning import tallest, thin, widen
+from stabilitylab.plots._words import ordinal, short, shorten
 
 __all__ = [
-    "DOWN",
-    "TIMES",
-    "UP",
-    "has_marks",
-    "line",
-    "log_axis",
-    "mark_not_finite",
-    "mark_peaks",
-    "name_rows",
-    "nothing_here",
-    "settled",
-    "shade",
-    "short",
-    "step_axis",
-    "within",
-]
+    "DOWN", "TIMES", "UP", "has_marks", "line", "log_axis", "mark_not_finite",
+    "mark_peaks", "name_rows", "nothing_here", "settled", "shade", "step_axis", "within",
+]  # fmt: skip
 
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -179,18 +166,6 @@ def name_rows(axes: Axes, names: Sequence[str], figure: Sheet, label: str) -> No
     axes.set_yticks(rows, [shorten(names[row], 24) for row in rows], fontsize=size)
     axes.tick_params(axis="y", length=2.5 if every > 1 else 0)
     axes.set_ylabel(label + (f", every {ordinal(every)} named)" if every > 1 else ")"))
-
-
-def ordinal(number: int) -> str:
-    """Return 2nd, 3rd, 5th, 11th, 21st."""
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
-
-
-def short(value: float) -> str:
-    """Return a number in few characters: 0.25, 40, 3e-07."""
-    text = f"{value:.3g}"
-    return text.replace("e-0", "e-").replace("e+0", "e") if "e" in text else text
 
 
 def within(values: Sequence[np.ndarray], least: float = 1.0) -> tuple[float, float]:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
     from stabilitylab.run import Run
 
-__all__ = ["count", "events_of", "first_middle_last", "has_rows", "require", "separate", "shorten", "title_of"]
+__all__ = [
+    "events_of",
+    "first_middle_last",
+    "has_rows",
+    "require",
+    "separate",
+]
 
 
 def require(run: Run, series: str) -> None:
@@ -61,25 +67,6 @@ def events_of(
     return sorted(event for event in wanted if labels is None or event.label in labels)
 
 
-def count(number: int, what: str) -> str:
-    """Return ``no spikes``, ``1 spike``, ``3 spikes``."""
-    return f"{number:,}" * (number > 0) + "no" * (number == 0) + f" {what}" + "s" * (number != 1)
-
-
 def separate(events: Sequence[Event]) -> int:
     """Return how many there are when those that overlap in time, as in bank and queue, count once."""
     return len(widen(np.array([(event.start, event.stop) for event in events], dtype=float).reshape(-1, 2), 0))
-
-
-def title_of(run: Run) -> str:
-    """Return the line under a title: the run, and how it ended where that matters."""
-    ended = "" if run.status == "completed" else f" ({run.status})"
-    return f"run {shorten(run.name, 60)}{ended}"
-
-
-def shorten(name: str, length: int = 28) -> str:
-    """Return a name with its middle left out where it is too long: runs differ at both ends."""
-    if len(name) <= length:
-        return name
-    half = (length - 1) // 2
-    return f"{name[: length - 1 - half]}…{name[-half:]}"

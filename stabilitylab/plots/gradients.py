@@ -26,9 +26,10 @@ from stabilitylab.plots._axes import (
     step_axis,
     within,
 )
-from stabilitylab.plots._choice import count, events_of, first_middle_last, has_rows, require, separate, title_of
+from stabilitylab.plots._choice import events_of, first_middle_last, has_rows, require, separate
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import DEPTH, GREY, INK, ORANGE, Sheet, headline, house_style, lighter
+from stabilitylab.plots._words import count, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis

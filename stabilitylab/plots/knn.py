@@ -13,9 +13,10 @@ from matplotlib.typing import LineStyleType, MarkerType
 
 from stabilitylab.errors import InputError
 from stabilitylab.plots._axes import UP, has_marks, line, settled, step_axis, within
-from stabilitylab.plots._choice import count, events_of, has_rows, separate, shorten, title_of
+from stabilitylab.plots._choice import events_of, has_rows, separate
 from stabilitylab.plots._style import GREY, INK, Sheet, color_of, headline, house_style, lighter
 from stabilitylab.plots._thinning import spread, tallest, thin
+from stabilitylab.plots._words import count, shorten, title_of
 from stabilitylab.run import Run
 
 if TYPE_CHECKING:

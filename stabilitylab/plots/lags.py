@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from stabilitylab.errors import InputError
 from stabilitylab.plots._axes import name_rows, nothing_here
-from stabilitylab.plots._choice import count, title_of
 from stabilitylab.plots._style import BLUE, GREEN, GREY, INK, LIGHT, ORANGE, RED, Sheet, headline, house_style
+from stabilitylab.plots._words import count, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -93,7 +93,7 @@ def _rows(axes: Axes, lags: pd.DataFrame, rows: np.ndarray, verdict: str, marker
     axes.plot(
         numbers[:, 0], rows[known], marker, color=color, linestyle="", markersize=4.5 if small else 8,
         markeredgecolor=color if marker == "x" else "white", markeredgewidth=1.5 if marker == "x" else 0.6,
-        gid=verdict, zorder=3,
+        gid=verdict, zorder=3, clip_on=False,
     )  # fmt: skip
 
 

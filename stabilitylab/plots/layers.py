@@ -17,10 +17,11 @@ from stabilitylab.episodes import layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event
 from stabilitylab.plots._axes import TIMES, name_rows, step_axis
-from stabilitylab.plots._choice import count, events_of, require, title_of
+from stabilitylab.plots._choice import events_of, require
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import INK, LIGHT, Sheet, diverging, headline, house_style
 from stabilitylab.plots._thinning import pool_max
+from stabilitylab.plots._words import count, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis

@@ -18,8 +18,9 @@ from stabilitylab.detectors.collapse import Parameters
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event
 from stabilitylab.plots._axes import has_marks, line, log_axis, nothing_here, shade, step_axis, within
-from stabilitylab.plots._choice import events_of, has_rows, title_of
+from stabilitylab.plots._choice import events_of, has_rows
 from stabilitylab.plots._style import BLUE, INK, PALE, RED, Sheet, headline, house_style, sequential
+from stabilitylab.plots._words import title_of
 from stabilitylab.run import Run
 from stabilitylab.stats.spectrum import dead_directions
 

@@ -14,9 +14,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from stabilitylab.errors import InputError
-from stabilitylab.plots._axes import has_marks, line, log_axis, shade, short, step_axis, within
-from stabilitylab.plots._choice import count, events_of, has_rows, title_of
+from stabilitylab.plots._axes import has_marks, line, log_axis, shade, step_axis, within
+from stabilitylab.plots._choice import events_of, has_rows
 from stabilitylab.plots._style import BLUE, GREEN, INK, RED, Sheet, headline, house_style
+from stabilitylab.plots._words import count, short, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis

@@ -11,8 +11,9 @@ from matplotlib.patches import Patch
 
 from stabilitylab.errors import InputError
 from stabilitylab.plots._axes import has_marks, line, log_axis, shade, step_axis
-from stabilitylab.plots._choice import events_of, first_middle_last, require, shorten, title_of
+from stabilitylab.plots._choice import events_of, first_middle_last, require
 from stabilitylab.plots._style import DEPTH, INK, RED, Sheet, headline, house_style
+from stabilitylab.plots._words import shorten, title_of
 from stabilitylab.run import Run
 
 if TYPE_CHECKING:

@@ -44,6 +44,8 @@ class Past(NamedTuple):
     """Robust standard deviation of that innovation, in the unit of the values."""
     spread: np.ndarray
     """Robust standard deviation of the residual, in the unit of the values."""
+    after: np.ndarray
+    """Robust standard deviation of the innovations of the 8 to 24 valid samples that follow, 0 at the end."""
     samples: np.ndarray
     """Number of samples that the scale stands on."""
     autocorrelation: np.ndarray
@@ -73,10 +75,11 @@ def past(values: np.ndarray, valid: np.ndarray, floor: float | np.ndarray = 0.0)
     shifted[1:] = np.where(before[1:], residual[:-1], 0.0)
     whitened = np.where(before, residual - phi * shifted, residual * np.sqrt(1 - phi**2))
     scale, count = past_scale(whitened, known)
+    after = _next_scale(whitened, known)
     scale = np.maximum(scale, floor)
     with np.errstate(divide="ignore", invalid="ignore"):
         innovation = whitened / scale
-    return Past(level, residual, innovation, scale, spread, count, phi)
+    return Past(level, residual, innovation, scale, spread, after, count, phi)
 
 
 def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -96,7 +99,7 @@ def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     num_blocks = len(used) // BLOCK
     if num_blocks < FIRST_BLOCKS:
         return np.full(len(values), np.nan)
-    medians = np.median(used[: num_blocks * BLOCK].reshape(num_blocks, BLOCK), axis=1)
+    medians = _median_of_eight(_blocks(used))
     flat, up, center = np.full((3, num_blocks), np.nan)
     for index in range(1, min(num_blocks, 2 * LEVEL_BLOCKS)):  # the first blocks: halves of what there is
         half = (index + 2) // 2
@@ -105,7 +108,8 @@ def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
         up[index] = (flat[index] - np.median(earlier)) / (BLOCK * (index + 1) / 2)
         center[index] = BLOCK * (index + 1 - half / 2) - 0.5
     if num_blocks >= 2 * LEVEL_BLOCKS:
-        smooth = np.median(sliding_window_view(medians, LEVEL_BLOCKS), axis=1)
+        four = np.stack([medians[each : num_blocks - 3 + each] for each in range(LEVEL_BLOCKS)])
+        smooth = (four.sum(axis=0) - four.max(axis=0) - four.min(axis=0)) / 2  # the median of four
         at = np.arange(2 * LEVEL_BLOCKS - 1, num_blocks)
         flat[at] = smooth[at - LEVEL_BLOCKS + 1]
         up[at] = (flat[at] - smooth[at - 2 * LEVEL_BLOCKS + 1]) / (BLOCK * LEVEL_BLOCKS)
@@ -122,8 +126,8 @@ def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def past_scale(values: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the robust standard deviation around zero of the valid samples before each one, and their number.
 
-    The slow scale is a median over 64 blocks; where the last two blocks say much more, they count, so that a burst
-    of noise is met by a scale of its own.
+    The slow scale is a median over 64 blocks, by eights; where the last two blocks say much more, they count, so that
+    a burst of noise is met by a scale of its own.
 
     Returns:
         Two arrays of shape (T,): the scale (NaN before two blocks are complete) and the number of samples it uses.
@@ -132,17 +136,52 @@ def past_scale(values: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.nd
     num_blocks = len(used) // BLOCK
     if num_blocks < 2:
         return np.full(len(values), np.nan), np.zeros(len(values))
-    medians = np.median(used[: num_blocks * BLOCK].reshape(num_blocks, BLOCK), axis=1)
-    slow = np.full(num_blocks, np.nan)
-    for index in range(1, min(num_blocks, SCALE_BLOCKS)):
-        slow[index] = np.median(medians[: index + 1])
-    if num_blocks >= SCALE_BLOCKS:
-        slow[SCALE_BLOCKS - 1 :] = np.median(sliding_window_view(medians, SCALE_BLOCKS), axis=1)
+    medians = _median_of_eight(_blocks(used))
+    first = min(num_blocks, SCALE_BLOCKS)
+    number = np.arange(first)
+    growing = np.sort(np.where(number <= number[:, None], medians[:first], np.inf), axis=1)
+    slow = np.empty(num_blocks)
+    slow[:first] = (growing[number, number // 2] + growing[number, (number + 1) // 2]) / 2
+    if num_blocks > SCALE_BLOCKS:
+        eights = _median_of_eight(_blocks(medians))
+        longer = _median_of_eight(sliding_window_view(eights, 8).T)
+        slow[first:] = longer[(np.arange(first, num_blocks) + 1) // 8 - 8]
     fast = (medians + _shift(medians, 1)) / 2
     both = np.maximum(slow, 0.6 * fast) * MAD_TO_SD
     count = np.cumsum(valid) - valid
     block = count // BLOCK - 1
     return np.where(block >= 1, both[block], np.nan), np.minimum(count, BLOCK * SCALE_BLOCKS)
+
+
+def _blocks(values: np.ndarray) -> np.ndarray:
+    """Return the complete blocks of eight as columns, shape (8, number of blocks)."""
+    return np.ascontiguousarray(values[: len(values) // BLOCK * BLOCK].reshape(-1, BLOCK).T)
+
+
+def _median_of_eight(rows: np.ndarray) -> np.ndarray:
+    """Return the median over the first axis, of length eight, by Batcher's sorting network: all columns at once."""
+    lanes = list(rows)
+    for low, high in NETWORK:
+        lanes[low], lanes[high] = np.minimum(lanes[low], lanes[high]), np.maximum(lanes[low], lanes[high])
+    return (lanes[3] + lanes[4]) / 2
+
+
+NETWORK = (
+    (0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6),
+    (0, 4), (1, 5), (2, 6), (3, 7), (2, 4), (3, 5), (3, 4),
+)  # fmt: skip
+"""Comparisons that sort eight values as far as the two in the middle need it (Batcher, 1968)."""
+
+
+def _next_scale(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return the robust standard deviation, around their median, of the two blocks after the one of each sample."""
+    blocks = _blocks(values[valid])
+    if blocks.shape[1] < 4:
+        return np.zeros(len(values))
+    each = _median_of_eight(np.abs(blocks - _median_of_eight(blocks))) * MAD_TO_SD * 1.15  # eight values: 13 % low
+    spread = (each[1:] + each[:-1]) / 2
+    block = (np.cumsum(valid) - valid) // BLOCK
+    return np.append(spread, 0.0)[np.minimum(block + 1, len(spread))]
 
 
 def autocorrelation(

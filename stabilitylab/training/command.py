@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from stabilitylab.errors import InputError
+from stabilitylab.layers import layers_of
 from stabilitylab.probe import Target
 from stabilitylab.recorder import build_probes
 from stabilitylab.run import Run
@@ -73,31 +74,25 @@ def dry_run(config: Config) -> str:
 
 def _plan(setup: Setup) -> Iterator[str]:
     config, method = setup.config, setup.method
-    target = Target(method, setup.optimizer, layers_of_method(setup), setup.held_out)
-    built, left_out = build_probes({name: value or None for name, value in config.probes.items() if value}, target)
-    trainable = sum(each.numel() for each in target.trainable.values())
+    trainable = [name for name, each in method.named_parameters() if each.requires_grad]
+    target = Target(method, setup.optimizer, layers_of(trainable), setup.held_out)
+    built, _ = build_probes(setup.probes, target)
+    size = sum(each.numel() for each in target.trainable.values())
     yield f"images: {len(setup.data.train)} for training, {len(setup.data.held_out)} held out, from {setup.data.name}"
-    yield f"parameters: {trainable:,} trainable, {sum(each.numel() for each in method.parameters()):,} in all"
+    yield f"parameters: {size:,} trainable, {sum(each.numel() for each in method.parameters()):,} in all"
     yield f"layers, in depth order: {', '.join(target.layers.names)} (first: {target.layers.first})"
     yield f"steps: {setup.total}, of which {setup.warmup} warm-up; {setup.data.steps_per_epoch} an epoch"
     yield "series"
-    size = 0.0
+    log = 0.0
     for probe in built.values():
         rows = -(-setup.total // probe.parameters.every)
         for series, labels in probe.labels.items():
             stored = 8 if series.startswith("spectrum.") else 0.2 if series == "knn.correct" else 4
-            size += rows * len(labels) * stored
+            log += rows * len(labels) * stored
             yield f"  {series}: {len(labels)} columns, every {probe.parameters.every} steps, {rows} rows"
-    for name, reason in left_out.items():
-        yield f"  without the probe {name}: {reason}"
-    yield f"log: about {size / 1e6:.1f} MB"
-
-
-def layers_of_method(setup: Setup) -> Any:
-    """Return the layers of the method's trainable parameters."""
-    from stabilitylab.layers import layers_of
-
-    return layers_of([name for name, each in setup.method.named_parameters() if each.requires_grad])
+    if setup.data.unlabeled:
+        yield f"  {setup.data.unlabeled}"
+    yield f"log: about {log / 1e6:.1f} MB"
 
 
 def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> int:

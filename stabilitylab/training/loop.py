@@ -66,6 +66,13 @@ class Setup:
     warmup: int
     timm_arguments: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def probes(self) -> dict[str, Any]:
+        """The configured probes, and False for those that cannot measure because the images have no labels."""
+        blind = [name for name in self.config.probes if plugins.load("probes", name).needs_held_out]
+        without = blind if self.data.unlabeled else []
+        return {name: name not in without and value for name, value in self.config.probes.items()}
+
 
 def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     """Build everything that a training needs; fails here rather than in the middle.
@@ -116,13 +123,12 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
         resume: the checkpoint to go on from.
     """
     config, ranks, method, optimizer, total = setup.config, setup.ranks, setup.method, setup.optimizer, setup.total
-    probes = {name: value for name, value in config.probes.items() if setup.held_out or name not in ("knn", "spectrum")}
     first = resume.step if resume else 0
     recorder = Recorder(
         out,
         method,
         optimizer,
-        probes=probes | dict.fromkeys(set(config.probes) - set(probes), False),
+        probes=setup.probes,
         held_out=setup.held_out,
         first_step=first,
         config=config.to_json(),

@@ -1,0 +1,67 @@
+"""Time and peak memory of `analyze` on a run of 100,000 steps x 150 tensors, in a process of its own.
+
+``python tests/benchmarks/analysis_speed.py [steps] [tensors] [layers]``; the limits are 15 s and 1.5 GB.
+Beside it, in the same process, pandas' rolling median and MAD of one layer, times the number of layers.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def measure(path: str) -> None:
+    begin = time.perf_counter()
+    from stabilitylab.analysis import analyze
+    from stabilitylab.run import Run
+
+    imported = time.perf_counter()
+    analysis = analyze(Run(path))
+    done = time.perf_counter()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"import {imported - begin:5.1f} s   analyze {done - imported:5.1f} s   peak memory {memory:.2f} GiB")
+    print(f"{len(analysis.events)} events, {len(analysis.episodes)} episodes")
+    print(" ", analysis.findings[1].sentence)
+    rolling(path, done - imported)
+
+
+def rolling(path: str, ours: float) -> None:
+    import numpy as np
+
+    from stabilitylab.episodes import layer_magnitudes
+    from stabilitylab.run import Run
+
+    frame = np.log(layer_magnitudes(Run(path)))
+    begin = time.perf_counter()
+    column = frame.iloc[:10_000, 0]
+    level = column.rolling(500).median()
+    (column - level).abs().rolling(500).median()
+    theirs = (time.perf_counter() - begin) * len(frame) / 10_000 * frame.shape[1]
+    print(
+        f"pandas rolling median and MAD of as much: {theirs:.1f} s, {theirs / ours:.1f} times as long (part measured)"
+    )
+
+
+def main(steps: int = 100_000, tensors: int = 150, layers: int = 15) -> None:
+    from stabilitylab import synthetic
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        each = tensors // layers
+        spikes = tuple(range(1000, steps - 1000, 2000))
+        lags = tuple(range(layers))
+        begin = time.perf_counter()
+        synthetic.write(path, steps=steps, layers=layers, tensors=each, spikes=spikes, lags=lags, images=200)
+        print(
+            f"{steps:,} steps x {layers * each} tensors, {layers} layers, {time.perf_counter() - begin:.1f} s to write"
+        )
+        subprocess.run([sys.executable, __file__, "measure", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["measure"]:
+        measure(sys.argv[2])
+    else:
+        main(*map(int, sys.argv[1:]))
