@@ -93,17 +93,12 @@ def lags(
         members.append(member)
     if not rows:
         return pd.DataFrame(columns=list(COLUMNS))
-    judged = np.array([row["matched"] >= FEWEST for row in rows])
+    judged = [at for at, row in enumerate(rows) if row["matched"] >= FEWEST]
     adjusted = np.full(len(rows), np.nan)
-    if judged.any():
-        episodes = int(clusters.max()) + 1
-        signs = signs_of(
-            [each for each, yes in zip(all_lags, judged, strict=True) if yes],
-            [each for each, yes in zip(members, judged, strict=True) if yes],
-            episodes,
-        )
+    if judged:
+        signs = signs_of([all_lags[at] for at in judged], [members[at] for at in judged], int(clusters.max()) + 1)
         adjusted[judged] = max_sign_p(signs, rng)
-    for row, p in zip(rows, adjusted, strict=True):
+    for row, p in zip(rows, adjusted.tolist(), strict=True):
         row["p_adjusted"] = p
         row["verdict"], row["reason"] = _verdict(row, alpha)
     return pd.DataFrame(rows)[list(COLUMNS)]

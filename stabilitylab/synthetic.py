@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from stabilitylab import parameters
 from stabilitylab.findings import Event
-from stabilitylab.run import Run, RunWriter
+from stabilitylab.run import RunWriter
 
 __all__ = ["Parameters", "Synthetic", "noise", "spike_shape", "synthesize", "trend", "write"]
 
@@ -201,12 +201,6 @@ def write(path: str | Path, chosen: Synthetic | Parameters | None = None, **fiel
             writer.write(name, frame.index.to_numpy(), frame.to_numpy())
     writer.close("completed")
     return made
-
-
-def open_written(path: str | Path, **fields: Any) -> tuple[Run, Synthetic]:
-    """Write a synthetic run, open it, and return both."""
-    made = write(path, **fields)
-    return Run(path), made
 
 
 def _each(values: Sequence[Any], number: int) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 from stabilitylab.detectors.spike import Resolution
 from stabilitylab.episodes import expected_followers
 from stabilitylab.findings import Episode, Event, Finding
+from stabilitylab.phrasing import count, ending, joined, p_value, ratio, signed, span, times
 from stabilitylab.run import Run
 
 __all__ = ["Evidence", "tell"]
@@ -58,13 +59,13 @@ def _divergence(evidence: Evidence) -> list[Finding]:
     events = evidence.of("divergence")
     method = "loss not finite, or a jump over its robust past level that does not return before the record ends"
     if not events:
-        sentence = f"The loss stayed finite and did not leave its level for good in {_steps(frame)}."
+        sentence = f"The loss stayed finite and did not leave its level for good in {span(frame)}."
         return [Finding("divergence", sentence, "none", {}, method, evidence.parameters.get("divergence", {}))]
     broken = [each for each in events if np.isinf(each.height)]
     gone = [each for each in events if np.isfinite(each.height)]
     parts = []
     if broken:
-        parts.append(f"The loss was not finite {_times(len(broken))}, first at step {broken[0].start:,}.")
+        parts.append(f"The loss was not finite {times(len(broken))}, first at step {broken[0].start:,}.")
     if gone:
         parts.append(f"The loss left its level at step {gone[0].start:,} and did not come back.")
     numbers = {"not_finite": len(broken), "first": events[0].start}
@@ -83,7 +84,7 @@ def _spikes(evidence: Evidence) -> list[Finding]:
     judged = {name: each for name, each in evidence.resolution.items() if each.judged > 0}
     if frame is None or frame.empty:
         return []
-    where = f"{_steps(frame)} of {_count(len(judged), 'layer')}"
+    where = f"{span(frame)} of {count(len(judged), 'layer')}"
     parameters = evidence.parameters["spike"]
     episodes, shifts = evidence.episodes, evidence.of("shift", series="gradients.norm")
     chance = parameters["false_alarms"] * sum(each.judged for each in judged.values()) / 1e4
@@ -99,23 +100,23 @@ def _spikes(evidence: Evidence) -> list[Finding]:
         "resolution": {name: each.ratio for name, each in judged.items()},
     }
     if not judged and not episodes:
-        sentence = f"The record of {_steps(frame)} is too short, or without any gradient, to look for spikes."
+        sentence = f"The record of {span(frame)} is too short, or without any gradient, to look for spikes."
         return [Finding("spikes", sentence, "not judged", numbers, SPIKE_METHOD, parameters)]
     if not episodes:
         sentence = f"No gradient spike found in {where}; {_reach(judged)}."
     else:
         events = [event for each in episodes for event in each.events]
         top = max(events, key=lambda each: each.height)
-        size = "not finite" if np.isinf(top.height) else _ratio(top.height)
+        size = "not finite" if np.isinf(top.height) else ratio(top.height)
         numbers |= {"tallest": top.height, "tallest_layer": top.label, "tallest_step": top.peak}
-        in_several = f"{several} of them" if len(episodes) > 1 else ("it is" if several else "not")
+        in_several = f"{several} of them" if len(episodes) > 1 else ("seen" if several else "not seen")
         sentence = (
-            f"{_count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
+            f"{count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
             f"the largest: {top.label} at step {top.peak:,}, {size}. "
-            f"By chance about {chance:.2g} would be seen, in single layers."
+            f"By chance about {chance:,.1f} would be seen, each in a single layer."
         )
     if shifts:
-        sentence += f" The level of {_names([each.label for each in shifts])} rose for good, "
+        sentence += f" The level of {joined([each.label for each in shifts])} rose for good, "
         sentence += f"first at step {shifts[0].start:,}; this is not counted as a spike."
     events_of = tuple(sorted([event for each in episodes for event in each.events] + shifts))
     verdict = "spikes" if episodes else "none"
@@ -126,9 +127,9 @@ def _reach(judged: Mapping[str, Resolution]) -> str:
     """Say what could have been seen."""
     ratios = {name: each.ratio for name, each in judged.items()}
     usual, worst = float(np.median(list(ratios.values()))), max(ratios, key=lambda name: ratios[name])
-    said = f"a spike of at least {_ratio(usual)} would usually have been seen"
+    said = f"a spike of at least {ratio(usual)} would usually have been seen"
     if ratios[worst] > 1.3 * usual:
-        said += f" (in the noisiest layer, {worst}, only from {_ratio(ratios[worst])})"
+        said += f" (in the noisiest layer, {worst}, only from {ratio(ratios[worst])})"
     return said
 
 
@@ -145,15 +146,17 @@ def _origin(evidence: Evidence) -> list[Finding]:
     together = sum(len(each.first_layers) > 1 for each in episodes)
     top, top_count = tallest.most_common(1)[0]
     if number == 1:
-        sentence = f"The one spike that hits more than one layer begins in {_names(episodes[0].first_layers)}"
+        sentence = f"The one spike that hits more than one layer begins in {joined(episodes[0].first_layers)}"
         sentence += " at the same step" if together else ""
     else:
-        sentence = f"Of {number} spikes that hit more than one layer, {begin[first]} begin{_s(begin[first])} in the "
+        sentence = (
+            f"Of {number} spikes that hit more than one layer, {begin[first]} begin{ending(begin[first])} in the "
+        )
         sentence += f"first layer ({first}), {alone[first]} there alone; in {together} several layers begin at the "
         sentence += "same step"
     others = [(name, count) for name, count in begin.most_common() if name != first and count > begin[first]]
     if others and number > 1:
-        sentence += f"; more often than the first layer: {_names([f'{name} ({count})' for name, count in others[:3]])}"
+        sentence += f"; more often than the first layer: {joined([f'{name} ({count})' for name, count in others[:3]])}"
     sentence += f". Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
     numbers = {
         "episodes": number,
@@ -190,26 +193,26 @@ def _lead(evidence: Evidence) -> list[Finding]:
     for verdict, verb in (("leads", "leads"), ("follows", "follows")):
         if verdict in groups:
             said = [
-                f"{row.layer} by {_lag(row.lag)} steps [{_lag(row.low)}, {_lag(row.high)}]"
+                f"{row.layer} by {signed(row.lag)} steps [{signed(row.low)}, {signed(row.high)}]"
                 for row in groups[verdict].itertuples()
             ]
-            parts.append(f"{verb} {_names(said)}")
+            parts.append(f"{verb} {joined(said)}")
     if "together" in groups:
-        names = _names(list(groups["together"]["layer"]))
+        names = joined(list(groups["together"]["layer"]))
         parts.append(f"rises within one step of {names} (all layers share one backward pass)")
     if "inconclusive" in groups:
-        parts.append(f"has no clear order with {_names(list(groups['inconclusive']['layer']))}")
+        parts.append(f"has no clear order with {joined(list(groups['inconclusive']['layer']))}")
     few = groups.get("too few events")
     if few is not None and len(few) == len(table):
         most = int(table["matched"].max())
         sentence = (
-            f"Whether {first} leads cannot be said: at most {_count(most, 'spike')} of it "
+            f"Whether {first} leads cannot be said: at most {count(most, 'spike')} of it "
             f"{'is' if most == 1 else 'are'} matched in any later layer, and at least 5 are needed."
         )
     else:
         sentence = f"By spike onsets, {first} {'; '.join(parts)}."
         if few is not None:
-            sentence += f" Too few events for {_count(len(few), 'layer')}."
+            sentence += f" Too few events for {count(len(few), 'layer')}."
     decided = [name for name in ("leads", "follows", "together") if name in counts]
     if counts.get("too few events", 0) == len(table):
         verdict = "too few events"
@@ -246,17 +249,17 @@ def _dips(evidence: Evidence) -> list[Finding]:
     }  # fmt: skip
     parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
     if measured < 14:
-        sentence = f"The kNN accuracy was measured {_times(measured)}: too few to tell a dip from its fluctuation."
+        sentence = f"The kNN accuracy was measured {times(measured)}: too few to tell a dip from its fluctuation."
         return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
     if not events:
         sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements."
         return [Finding("dips", sentence, "none", numbers, method, parameters)]
     deepest = max(events, key=lambda each: each.height)
     numbers |= {"deepest": deepest.height, "deepest_step": deepest.peak}
-    said = [_count(kinds["dip"], "dip")] if kinds["dip"] else []
-    said += [f"{_count(kinds['step'], 'step')} down that did not recover"] if kinds["step"] else []
+    said = [count(kinds["dip"], "dip")] if kinds["dip"] else []
+    said += [f"{count(kinds['step'], 'step')} down that did not recover"] if kinds["step"] else []
     said += ["one fall that is still open at the end"] if kinds["drop"] else []
-    sentence = f"{_names(said)} of the kNN accuracy in {measured:,} measurements; the deepest is "
+    sentence = f"{joined(said)} of the kNN accuracy in {measured:,} measurements; the deepest is "
     sentence += f"{100 * deepest.height:.1f} points at step {deepest.peak:,}."
     gradients = evidence.frames.get("gradients.norm")
     if gradients is not None and not gradients.empty:
@@ -264,8 +267,8 @@ def _dips(evidence: Evidence) -> list[Finding]:
         horizon = evidence.parameters["horizon"]
         seen, expected, p = expected_followers(evidence.episodes, events, horizon, span)
         numbers |= {"after_spike": seen, "after_spike_by_chance": expected, "p_after_spike": p}
-        sentence += f" {seen} of {len(events)} begin{_s(seen)} within {horizon} steps after a gradient spike"
-        sentence += f"; {expected:.1f} would by chance (p = {_p(p)})."
+        sentence += f" {seen} of {len(events)} begin{ending(seen)} within {horizon} steps after a gradient spike"
+        sentence += f"; {expected:.1f} would by chance (p = {p_value(p)})."
     return [Finding("dips", sentence, "dips", numbers, method, parameters, tuple(events))]
 
 
@@ -294,7 +297,7 @@ def _collapse(evidence: Evidence) -> list[Finding]:
             sentence = f"Too few spectra of the {tap} ({len(frame)}) to speak of collapse."
             verdict = "not judged"
         elif not events:
-            sentence = f"No collapse of the {tap} in {_count(len(frame), 'spectrum', 'spectra')} of {of}."
+            sentence = f"No collapse of the {tap} in {count(len(frame), 'spectrum', 'spectra')} of {of}."
             verdict = "none"
         else:
             verdict = "complete" if any(each.label == "0" for each in events) else "dimensional"
@@ -315,8 +318,8 @@ def _others(evidence: Evidence) -> list[Finding]:
     findings = []
     for kind in sorted({each.kind for each in evidence.events} - known):
         events = tuple(evidence.of(kind))
-        names = _names(sorted({each.series for each in events}))
-        sentence = f"{_count(len(events), 'event')} of kind {kind} in {names}, first at step {events[0].start:,}."
+        names = joined(sorted({each.series for each in events}))
+        sentence = f"{count(len(events), 'event')} of kind {kind} in {names}, first at step {events[0].start:,}."
         findings.append(Finding(kind, sentence, "found", {"events": len(events)}, "", {}, events))
     return findings
 
@@ -350,40 +353,3 @@ def _not_judged(evidence: Evidence) -> list[Finding]:
         return []
     sentence = f"Not judged: {'; '.join(reasons.values())}."
     return [Finding("not judged", sentence, "not judged", {"reasons": reasons})]
-
-
-def _steps(frame: pd.DataFrame) -> str:
-    span = int(frame.index[-1]) - int(frame.index[0]) + 1
-    return f"{span:,} step{'' if span == 1 else 's'}"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _times(number: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number:,} times")
-
-
-def _s(number: int) -> str:
-    """Return the ending of a verb."""
-    return "s" if number == 1 else ""
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.1f}x" if value < 10 else f"{value:,.0f}x"
-
-
-def _lag(value: float) -> str:
-    return f"{value:+.0f}" if float(value).is_integer() else f"{value:+.1f}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.001 else "less than 0.001"
-
-
-def _names(names: Sequence[str], most: int = 6) -> str:
-    unique = list(dict.fromkeys(names))
-    if len(unique) > most:
-        return f"{', '.join(unique[:most])} and {len(unique) - most} more"
-    return " and ".join([", ".join(unique[:-1]), unique[-1]] if len(unique) > 1 else unique)

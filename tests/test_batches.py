@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import multiprocessing
 import random
 
 import numpy as np
@@ -97,6 +98,9 @@ def test_workers_change_nothing(folder):
 def test_workers_can_be_left_in_the_middle(folder):
     stream = batches(files(folder, workers=2), Augment(), seed=0, steps=1000)
     assert [batch.step for batch in itertools.islice(stream, 2)] == [0, 1]
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -209,6 +213,7 @@ def test_too_many_broken_images_are_an_error(folder, workers):
     text = str(caught.value)
     assert text.startswith("3 images cannot be read, more than data.broken_limit=2: ")
     assert all(f"train/coffee/0{number}.png (cannot identify image file it)" in text for number in (1, 2, 3))
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -84,8 +84,8 @@ def test_threshold_is_not_raised_by_the_spikes_it_is_for(rng):
     assert tail_threshold(spiked, 5e-5) == pytest.approx(tail_threshold(noise, 5e-5), rel=0.1)
 
 
-def test_threshold_without_evidence_is_that_of_eight_degrees_of_freedom():
-    expected = -stats.t.ppf(5e-5, 8) / stats.t.ppf(0.75, 8) * stats.norm.ppf(0.75)
+def test_threshold_without_evidence_is_that_of_heavy_tails():
+    expected = -stats.t.ppf(5e-5, 1 / 0.15) / stats.t.ppf(0.75, 1 / 0.15) * stats.norm.ppf(0.75)
     for nothing in (np.empty(0), np.zeros(1000), np.full(100, np.nan)):
         assert tail_threshold(nothing, 5e-5) == pytest.approx(expected, rel=1e-6)
 

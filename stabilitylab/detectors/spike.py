@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -76,20 +78,24 @@ class Detector:
         steps = frame.index.to_numpy()
         events: list[Event] = []
         resolutions = {}
-        for label in frame.columns:
-            found, before, threshold = self._find(frame[label].to_numpy(dtype=float))
+        # numpy lets go of the interpreter in long arrays, so that threads share the columns; short ones gain nothing
+        workers = min(os.cpu_count() or 1, 8) if frame.size > 2_000_000 else 1
+        with ThreadPoolExecutor(workers) as pool:
+            results = list(pool.map(lambda label: self._column(frame[label].to_numpy(dtype=float)), frame.columns))
+        for label, (found, quiet, threshold) in zip(frame.columns, results, strict=True):
             events += [each.event(name, str(label), steps) for each in found]
-            known = np.isfinite(before.scale)
-            scale = float(np.median(before.scale[known])) if known.any() else float("nan")
-            needed = max(threshold * scale, float(np.log(self.parameters.min_ratio)))
-            resolutions[str(label)] = Resolution(
-                scale,
-                float(np.median(before.autocorrelation)) if len(frame) else 0.0,
-                threshold,
-                float(np.exp(needed + 1.28 * scale)),
-                int(np.isfinite(before.innovation).sum()),
-            )
+            needed = max(threshold * quiet.noise, float(np.log(self.parameters.min_ratio)))
+            smallest = float(np.exp(needed + 1.28 * quiet.noise))
+            resolutions[str(label)] = Resolution(quiet.noise, quiet.correlation, threshold, smallest, quiet.judged)
         return sorted(events), resolutions
+
+    def _column(self, values: np.ndarray) -> tuple[list[_Found], _Quiet, float]:
+        """Return the events of a column, what of its past is told on, and the threshold."""
+        found, before, threshold = self._find(values)
+        known = np.isfinite(before.scale)
+        noise = float(np.median(before.scale[known])) if known.any() else float("nan")
+        correlation = float(np.median(before.autocorrelation)) if len(values) else 0.0
+        return found, _Quiet(noise, correlation, int(np.isfinite(before.innovation).sum())), threshold
 
     def _find(self, values: np.ndarray) -> tuple[list[_Found], Past, float]:
         log, missing = _log(values)
@@ -130,7 +136,7 @@ class Detector:
         enough = np.maximum(np.log(limits.min_ratio), limits.exit * height)
         with np.errstate(invalid="ignore", divide="ignore"):
             # a burst of noise goes on: what follows is as loud as what is to be judged
-            loud = np.fmax(1.0, 0.8 * before.after / before.scale)
+            loud = np.fmax(1.0, 0.7 * before.after / before.scale)
             rising = (before.innovation > enter * loud) & (before.residual > enough)
         found: list[_Found] = []
         last = -1
@@ -185,6 +191,14 @@ class Detector:
             Event(420, 420, 420, 422, "spike", "gradients.norm", "b", 6.0, np.inf),
         ]
         return "gradients.norm", frame, {}, expected
+
+
+class _Quiet(NamedTuple):
+    """What is told of the past of a column, so that no arrays are kept."""
+
+    noise: float
+    correlation: float
+    judged: int
 
 
 class _Found(NamedTuple):

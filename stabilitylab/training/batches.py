@@ -6,7 +6,8 @@ Shape suffixes: N images, C channels, H and W height and width, S side of a view
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -62,8 +63,8 @@ def batches(
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """Return the batches of the steps first_step ... steps - 1.
+) -> Generator[Batch]:
+    """Return the batches of the steps first_step ... steps - 1; close the generator to end its workers.
 
     Each epoch goes through the training images in an order of its own and drops the last incomplete batch. A batch
     depends on nothing but the images, the parameters, the seed and its step; each rank has its slice of it.
@@ -77,9 +78,7 @@ def batches(
     part = Part(dataset, augment, seed, rank, world)
     if dataset.train.pixels is not None:
         return (_batch_in_memory(part, step, device) for step in range(first_step, steps))
-    # The workers decode and cut, which needs each image at its own size; the device does the rest for all together.
-    reads = in_workers(part.read, range(first_step, steps), dataset.data.workers, device)
-    return (_batch_of_files(part, read, device) for read in reads)
+    return _batches_of_files(part, range(first_step, steps), device)
 
 
 class Part:
@@ -166,6 +165,14 @@ def _batch_in_memory(part: Part, step: int, device: torch.device) -> Batch:
     images = cast(Tensor, train.pixels)[indices].to(device, non_blocking=True).float().div_(255)
     crops = (crop(images, part.draw(step, view), part.augment, part.dataset.image_size) for view in (0, 1))
     return Batch(step, indices, train.labels_of(indices), _views(part, step, crops), [])
+
+
+def _batches_of_files(part: Part, steps: Sequence[int], device: torch.device) -> Generator[Batch]:
+    # The workers decode and cut, which needs each image at its own size; the device does the rest for all together.
+    pinned = device.type == "cuda"
+    with closing(in_workers(part.read, steps, part.dataset.data.workers, pinned=pinned)) as reads:
+        for read in reads:
+            yield _batch_of_files(part, read, device)
 
 
 def _batch_of_files(part: Part, read: Crops, device: torch.device) -> Batch:

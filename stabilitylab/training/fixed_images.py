@@ -6,6 +6,7 @@ Shape suffixes: N images, C channels, H and W height and width.
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -59,12 +60,13 @@ def fixed_images(
         reader = Reader(images.files, dataset.channels, dataset.image_size)
         workers = dataset.data.workers if len(rows) >= 64 else 0
         shown, readable = [], []
-        for row, result in zip(rows, in_workers(reader.read, rows, workers, torch.device("cpu")), strict=True):
-            if isinstance(result, str):
-                new += dataset.broken.add({images.files[row]: result})
-            else:
-                shown.append(result)
-                readable.append(row)
+        with closing(in_workers(reader.read, rows.tolist(), workers)) as results:
+            for row, result in zip(rows, results, strict=True):
+                if isinstance(result, str):
+                    new += dataset.broken.add({images.files[row]: result})
+                else:
+                    shown.append(result)
+                    readable.append(row)
         if not shown:
             raise InputError(f"None of the {len(rows)} {which.replace('_', '-')} images of {dataset.name} can be read.")
         pixels, rows = torch.stack(shown), np.array(readable)

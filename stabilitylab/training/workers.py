@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["in_workers"]
+
+T = TypeVar("T")
 
 
 class Calls(Dataset):
@@ -22,19 +24,31 @@ class Calls(Dataset):
         return self.function(number)
 
 
-def in_workers(function: Callable[[int], Any], numbers: Any, workers: int, device: torch.device) -> Iterable[Any]:
-    """Return the function's values in order, computed ahead in worker processes if there are any."""
+def in_workers(
+    function: Callable[[int], T], numbers: Sequence[int], workers: int, *, pinned: bool = False
+) -> Generator[T]:
+    """Yield the function's values in order, computed ahead in worker processes if there are any.
+
+    The workers end with the generator. Close it where it may be left early: what an exception keeps alive is only
+    collected some time later, and the loader then waits in vain for its workers, five seconds for each.
+    """
     if workers == 0:
-        return map(function, numbers)
-    return DataLoader(
+        yield from map(function, numbers)
+        return
+    loader = DataLoader(
         Calls(function),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=pinned,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # otherwise the loader draws a number from the global one
     )
+    results = iter(loader)
+    try:
+        yield from results
+    finally:
+        del results  # the last reference, which ends the workers
 
 
 def _start_worker(_: int) -> None:

@@ -1,0 +1,53 @@
+"""Numbers and names in words, with no more digits than they deserve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+__all__ = ["count", "ending", "joined", "p_value", "ratio", "signed", "span", "times"]
+
+
+def span(frame: pd.DataFrame) -> str:
+    """Return how many steps a series spans, in words."""
+    number = int(frame.index[-1]) - int(frame.index[0]) + 1
+    return count(number, "step")
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Return a number and its noun."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def times(number: int) -> str:
+    """Return how often, in words."""
+    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number:,} times")
+
+
+def ending(number: int) -> str:
+    """Return the ending of a verb after a number of subjects."""
+    return "s" if number == 1 else ""
+
+
+def ratio(value: float) -> str:
+    """Return a ratio with no more digits than it deserves."""
+    return f"{value:.1f}x" if value < 10 else f"{value:,.0f}x"
+
+
+def signed(value: float) -> str:
+    """Return a lag with its sign."""
+    return f"{value:+.0f}" if float(value).is_integer() else f"{value:+.1f}"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value with two digits."""
+    return f"{value:.2g}" if value >= 0.001 else "less than 0.001"
+
+
+def joined(names: Sequence[str], most: int = 6) -> str:
+    """Return names joined, without repetition; many are counted."""
+    unique = list(dict.fromkeys(names))
+    if len(unique) > most:
+        return f"{', '.join(unique[:most])} and {len(unique) - most} more"
+    return " and ".join([", ".join(unique[:-1]), unique[-1]] if len(unique) > 1 else unique)
