@@ -106,7 +106,9 @@ def test_pictures_in_every_format_and_of_several_runs(run: Path, tmp_path: Path)
     other = write_run(tmp_path / "runs" / "two")
     for suffix in ("png", "svg", "pdf"):
         out = tmp_path / suffix
-        code, output = cli("plot", run, other, "--format", suffix, "--out", out, "--picture", "knn", "--picture", "layers")
+        code, output = cli(
+            "plot", run, other, "--format", suffix, "--out", out, "--picture", "knn", "--picture", "layers"
+        )
         assert code == 0, output
         assert len(list(out.glob(f"*.{suffix}"))) == 3  # one kNN picture of both, one heat map of each
 

@@ -18,10 +18,19 @@ def test_the_published_recipe() -> None:
     config = resolve("moco-v3-vit-b")
     method = config.method.model_dump()
     assert (config.model.dim, config.model.depth, config.model.heads, config.model.patch_size) == (768, 12, 12, 16)
-    assert (method["hidden"], method["dim"], method["projector_layers"], method["predictor_layers"]) == (4096, 256, 3, 2)
+    assert (method["hidden"], method["dim"], method["projector_layers"], method["predictor_layers"]) == (
+        4096,
+        256,
+        3,
+        2,
+    )
     assert (method["temperature"], method["momentum"], method["momentum_schedule"]) == (0.2, 0.99, "cosine")
     assert config.optimizer.rate(config.data.batch_size) == pytest.approx(2.4e-3)
-    assert (config.optimizer.name, config.optimizer.weight_decay, config.optimizer.betas) == ("adamw", 0.1, (0.9, 0.999))
+    assert (config.optimizer.name, config.optimizer.weight_decay, config.optimizer.betas) == (
+        "adamw",
+        0.1,
+        (0.9, 0.999),
+    )
     assert config.schedule.warmup(312, 312 * 300) == 40 * 312
     assert config.num_steps(312) == 300 * 312
     augment = config.augment
@@ -47,7 +56,9 @@ def test_the_schedule_in_closed_form() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_resolved_configuration_resolves_to_itself(preset: str) -> None:
     config = resolve(preset)
-    settings = {name: value for name, value in flatten(config.to_json()).items() if name != "preset" and value is not None}
+    settings = {
+        name: value for name, value in flatten(config.to_json()).items() if name != "preset" and value is not None
+    }
     assert resolve(preset, settings) == config
     assert sentence(preset).endswith((".", ":", "of"))
 

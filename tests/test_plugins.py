@@ -52,7 +52,7 @@ def test_two_plugins_of_one_name_are_an_error_that_names_both(package: Path) -> 
 
 def test_a_module_without_its_class_is_named(package: Path) -> None:
     add(package, "empty")
-    with pytest.raises(InputError, match="foreign_probes.empty is in a package of probes but defines no Probe"):
+    with pytest.raises(InputError, match=r"foreign_probes\.empty is in a package of probes but defines no Probe"):
         plugins.load("probes", "empty")
 
 

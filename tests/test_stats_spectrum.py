@@ -73,3 +73,12 @@ def test_dead_directions_are_counted(dead):
 def test_directions_beyond_the_samples_do_not_count():
     rng = np.random.default_rng(3)
     assert dead_directions(spectrum(rng, 40, np.ones(128)), 40)[0] == 0
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.25, 1.0])
+def test_an_exponential_spectrum_is_steep_and_not_dead(rate: float) -> None:
+    spectrum = np.exp(-rate * np.arange(96))[None]
+    assert dead_directions(spectrum, 2000).tolist() == [0]
+    cliff = spectrum.copy()
+    cliff[:, 48:] *= 1e-6  # a fall that the spectrum did not announce
+    assert dead_directions(cliff, 2000).tolist() == [48]

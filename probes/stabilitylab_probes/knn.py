@@ -41,7 +41,7 @@ def classify(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int
 
 
 class Probe(probe.Probe):
-    """Series ``knn.accuracy`` and ``knn.standard_error`` (columns ``bank``, ``queue``), ``knn.correct`` (one per image).
+    """Series ``knn.accuracy`` and ``knn.standard_error`` (columns ``bank``, ``queue``), ``knn.correct`` (per image).
 
     ``bank``: the fixed held-out images against fixed training images, all encoded with the weights of the step.
     ``queue``: the same held-out images against the features that training itself produced, first in, first out, as

@@ -23,7 +23,7 @@ class Parameters(parameters.Parameters):
     dead: float = Field(1e-3, gt=0, lt=1)
     """A dead direction has less than this part of the largest eigenvalue (the limit of the published toy models)."""
     below_law: float = Field(0.1, gt=0, le=1)
-    """And less than this part of what a power law through the larger eigenvalues predicts, after sampling."""
+    """And less than this part of what power and exponential laws through the larger ones predict, after sampling."""
     share: float = Field(0.1, gt=0, lt=1)
     """Smallest share of the measurable directions that must be dead; below it a few null directions are normal."""
     vanished: float = Field(1e-6, gt=0, lt=1)

@@ -6,7 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["dead_directions", "effective_rank", "marchenko_pastur_quantiles", "participation_ratio", "power_law"]
+__all__ = [
+    "dead_directions",
+    "effective_rank",
+    "exponential_law",
+    "marchenko_pastur_quantiles",
+    "participation_ratio",
+    "power_law",
+]
 
 
 def effective_rank(singular_values: np.ndarray) -> np.ndarray:
@@ -83,8 +90,20 @@ def power_law(eigenvalues: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, n
         Agrawal et al., 2022, alpha-ReQ: assessing representation quality. NeurIPS.
     """
     rank = np.arange(1, eigenvalues.shape[-1] + 1)
-    weight = (rank <= count[:, None]) / rank
-    x = np.log(rank)
+    return _line(eigenvalues, count, np.log(rank), 1 / rank)
+
+
+def exponential_law(eigenvalues: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return intercept and slope of log eigenvalue over rank among the first ``count`` of each row, as `power_law`."""
+    rank = np.arange(1, eigenvalues.shape[-1] + 1)
+    return _line(eigenvalues, count, rank, np.ones(rank.shape))
+
+
+def _line(
+    eigenvalues: np.ndarray, count: np.ndarray, x: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted least-squares line of log eigenvalue over x, among the first ``count``."""
+    weight = (np.arange(1, len(x) + 1) <= count[:, None]) * weight
     y = np.log(eigenvalues, out=np.zeros_like(eigenvalues, dtype=float), where=(weight > 0) & (eigenvalues > 0))
     total = np.maximum(weight.sum(axis=1), 1e-300)
     mean_x, mean_y = (weight * x).sum(axis=1) / total, (weight * y).sum(axis=1) / total
@@ -101,15 +120,15 @@ def dead_directions(
     """Return how many directions of each spectrum are dead beyond what steepness and sampling explain.
 
     A direction is dead if its eigenvalue is less than ``relative`` of the largest one, and less than ``below_law``
-    of what a power law through the directions that are not so small predicts for its rank, times what sampling
-    leaves of it (Marchenko-Pastur). So neither a steep power law nor N close to D is a collapse. Directions beyond
-    N - 1 cannot be measured and do not count.
+    of what both a power law and an exponential law through the directions that are not so small predict for its
+    rank, times what sampling leaves of it (Marchenko-Pastur). So a steep spectrum is no collapse, nor is N close to
+    D: it takes a fall that the spectrum did not announce. Directions beyond N - 1 cannot be measured and do not count.
 
     Args:
         eigenvalues: of the covariance, not negative, descending, shape (T, D).
         samples: N, number of vectors; None if it is not known: then no allowance for sampling is made.
         relative: part of the largest eigenvalue.
-        below_law: part of the power law.
+        below_law: part of what the laws predict.
 
     Returns:
         Shape (T,), integers.
@@ -119,8 +138,12 @@ def dead_directions(
     values = eigenvalues[:, :measurable]
     large = values >= relative * values[:, :1]
     large &= values > 0
-    intercept, slope = power_law(values, large.sum(axis=1))
-    law = np.exp(intercept[:, None] + slope[:, None] * np.log(np.arange(1, measurable + 1)))
+    rank = np.arange(1, measurable + 1)
+    count = large.sum(axis=1)
+    law = np.full(values.shape, np.inf)
+    for fit, x in ((power_law, np.log(rank)), (exponential_law, rank)):
+        intercept, slope = fit(values, count)
+        law = np.minimum(law, np.exp(intercept[:, None] + np.minimum(slope, 0.0)[:, None] * x))
     if samples is not None:
         law *= np.minimum(1.0, marchenko_pastur_quantiles(samples, dimensions)[:measurable])
     return (~large & (values < below_law * law)).sum(axis=1)

@@ -73,7 +73,7 @@ def dry_run(config: Config) -> str:
 
 
 def _plan(setup: Setup) -> Iterator[str]:
-    config, method = setup.config, setup.method
+    method = setup.method
     trainable = [name for name, each in method.named_parameters() if each.requires_grad]
     target = Target(method, setup.optimizer, layers_of(trainable), setup.held_out)
     built, _ = build_probes(setup.probes, target)

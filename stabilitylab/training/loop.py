@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stabilitylab import plugins
@@ -82,7 +83,8 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     """
     if config.data.batch_size % ranks.world:
         raise InputError(f"data.batch_size is {config.data.batch_size}, not a multiple of the {ranks.world} processes")
-    torch.use_deterministic_algorithms(config.train.deterministic)
+    if config.train.deterministic:
+        torch.use_deterministic_algorithms(True)
     torch.manual_seed(config.train.seed)
     size, channels = data.image_size, data.channels
     kind = plugins.load("methods", config.method.name)  # type: ignore[attr-defined]
@@ -123,63 +125,68 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
         resume: the checkpoint to go on from.
     """
     config, ranks, method, optimizer, total = setup.config, setup.ranks, setup.method, setup.optimizer, setup.total
+    batch_size, seed = config.data.batch_size, config.train.seed
+    rate = config.optimizer.rate(batch_size)
     first = resume.step if resume else 0
-    recorder = Recorder(
-        out,
-        method,
-        optimizer,
-        probes=setup.probes,
-        held_out=setup.held_out,
-        first_step=first,
-        config=config.to_json(),
-        seed=config.train.seed,
-    )
+    recorder = _recorder(setup, out, first)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
     if resume:
         _restore(resume, setup, recorder, scaler)
     model = DistributedDataParallel(method, broadcast_buffers=False) if ranks.world > 1 else method
     method.train()
-    numbers: dict[str, float] = {}
-    started = time.perf_counter()
     where: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
-    stream = batches(setup.data, config.augment, seed=config.train.seed, steps=total, first_step=first, **where)
-    with recorder, _signals() as stopped:
+    stream = batches(setup.data, config.augment, seed=seed, steps=total, first_step=first, **where)
+    started = time.perf_counter()
+    with recorder, closing(stream), _signals() as signals:
         for batch in stream:
-            step = batch.step
-            torch.manual_seed(_seed_of(config.train.seed, step, ranks.rank))
-            rate = config.optimizer.rate(config.data.batch_size)
+            torch.manual_seed(_seed_of(seed, batch.step, ranks.rank))
             for group in optimizer.param_groups:
-                group["lr"] = rate * schedules.factor(config.schedule, step, setup.warmup, total)
+                group["lr"] = rate * schedules.factor(config.schedule, batch.step, setup.warmup, total)
 
             with _autocast(config, ranks):
-                output = model(batch.views, step / total)
+                output = model(batch.views, batch.step / total)
             optimizer.zero_grad()
             scaler.scale(output.loss).backward()
             scaler.unscale_(optimizer)
 
-            stop = torch.tensor(float(bool(stopped)), device=ranks.device)
-            loss, stop = mean_over_ranks(torch.stack([output.loss.float(), stop]), ranks.world)
-            outputs = (
-                output.outputs if batch.labels is None else {**output.outputs, "labels": batch.labels.to(ranks.device)}
-            )
-            recorder.step(loss, outputs=outputs, scalars=output.scalars, images=config.data.batch_size)
+            stop = torch.tensor(float(bool(signals)), device=ranks.device)
+            loss_and_stop = mean_over_ranks(torch.stack([output.loss.float(), stop]), ranks.world)
+            outputs = _with_labels(output.outputs, batch, ranks)
+            recorder.step(loss_and_stop[0], outputs=outputs, scalars=output.scalars, images=batch_size)
             # the one wait for the device in a step: a loss that is not finite must not reach the weights unseen
-            numbers["loss"] = loss.item()
-            if config.train.nonfinite == "stop" and not loss.isfinite():
-                return _end_nonfinite(setup, recorder, batch, numbers["loss"])
+            loss, stopped = loss_and_stop.tolist()
+            if config.train.nonfinite == "stop" and not math.isfinite(loss):
+                return _end_nonfinite(setup, recorder, batch, loss)
             scaler.step(optimizer)
             scaler.update()
 
-            numbers |= _newest(recorder)
-            numbers["images_per_second"] = (step + 1 - first) * config.data.batch_size / (time.perf_counter() - started)
-            reporter.step(step, numbers)
-            done = step + 1
+            done = batch.step + 1
+            speed = (done - first) * batch_size / (time.perf_counter() - started)
+            reporter.step(batch.step, {"loss": loss, "images_per_second": speed, **_newest(recorder)})
             due = config.checkpoint.every and done % config.checkpoint.every == 0
-            if due or stop > 0 or done == total:
+            if due or stopped or done == total:
                 _save(out, done, setup, recorder, scaler)
-            if stop > 0:
-                return _end_interrupted(recorder, done, stopped)
+            if stopped:
+                return _end_interrupted(recorder, done, signals)
     return Outcome("completed", total)
+
+
+def _recorder(setup: Setup, out: Path, first: int) -> Recorder:
+    return Recorder(
+        out,
+        setup.method,
+        setup.optimizer,
+        probes=setup.probes,
+        held_out=setup.held_out,
+        first_step=first,
+        config=setup.config.to_json(),
+        seed=setup.config.train.seed,
+    )
+
+
+def _with_labels(outputs: Mapping[str, Tensor], batch: Batch, ranks: Ranks) -> Mapping[str, Tensor]:
+    """Add the labels of the batch, which the queue of the kNN monitor needs and the method never sees."""
+    return outputs if batch.labels is None else {**outputs, "labels": batch.labels.to(ranks.device, non_blocking=True)}
 
 
 @contextmanager
@@ -228,8 +235,8 @@ def _end_nonfinite(setup: Setup, recorder: Recorder, batch: Batch, loss: float) 
     return Outcome("failed", batch.step + 1, recorder.message)
 
 
-def _end_interrupted(recorder: Recorder, done: int, stopped: list[int]) -> Outcome:
-    number = stopped[0] if stopped else int(signal.SIGTERM)
+def _end_interrupted(recorder: Recorder, done: int, signals: list[int]) -> Outcome:
+    number = signals[0] if signals else int(signal.SIGTERM)
     recorder.status, recorder.message = "interrupted", f"{signal.Signals(number).name} after {done} steps"
     return Outcome("interrupted", done, recorder.message, number)
 

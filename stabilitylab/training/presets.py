@@ -16,23 +16,24 @@ def digits() -> dict[str, Any]:
     ``stabilitylab train``
     """
     return {
-        "data.batch_size": 256,
+        "data.batch_size": 128,
         "data.image_size": 8,
         "data.channels": 1,
-        "augment.crop_scale": [0.5, 1.0],
+        "augment.crop_scale": [0.7, 1.0],
         "augment.flip_probability": 0.0,
         "augment.gray_probability": 0.0,
         "augment.blur_sigma": [0.1, 0.5],
+        "augment.solarize_probability": [0.0, 0.0],
         "model.dim": 64,
-        "model.depth": 6,
+        "model.depth": 4,
         "model.heads": 4,
         "model.patch_size": 2,
         "method.hidden": 256,
         "method.dim": 64,
-        "optimizer.lr": 2e-3,
-        "schedule.warmup_steps": 100,
-        "train.steps": 1000,
-        "checkpoint.every": 250,
+        "optimizer.lr": 5e-3,
+        "schedule.warmup_steps": 60,
+        "train.steps": 900,
+        "checkpoint.every": 300,
     }
 
 

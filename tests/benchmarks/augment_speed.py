@@ -1,7 +1,8 @@
 """Milliseconds to make one view: all images at once, against torchvision's pipeline one image after the other.
 
 Run as ``python tests/benchmarks/augment_speed.py``. Both make the first published view (crop, jitter, gray, blur,
-flip, normalize) of the same images on the CPU, taking turns, after a round that does not count; the best of the others does.
+flip, normalize) of the same images on the CPU, taking turns. The first round does not count; the best of the others
+does. Other work on the machine slows torchvision's many small calls more than ours, so look at a quiet one.
 """
 
 import time
