@@ -220,9 +220,8 @@ def heavy_probes(config: Config, folder: Path) -> None:
         seconds = float(np.median([timed(lambda r=recorder: r.step()) for _ in range(10)]))
         recorder.close()
         every = kind.Parameters().every
-        print(
-            f"  {name:<10} {1e3 * seconds:7.1f} ms, every {every} steps: {100 * seconds / alone / every:.1f} % of the training"
-        )
+        share = 100 * seconds / alone / every
+        print(f"  {name:<10} {1e3 * seconds:7.1f} ms, every {every} steps: {share:.1f} % of the training")
 
 
 def main() -> None:
