@@ -135,9 +135,11 @@ class Detector:
         height = np.fmax(np.log(limits.min_ratio), enter * np.fmin(before.spread, before.scale / 0.6))
         enough = np.maximum(np.log(limits.min_ratio), limits.exit * height)
         with np.errstate(invalid="ignore", divide="ignore"):
-            # a burst of noise goes on: what follows is as loud as what is to be judged
-            loud = np.fmax(1.0, 0.7 * before.after / before.scale)
-            rising = (before.innovation > enter * loud) & (before.residual > enough)
+            # A burst of noise goes on: what follows is as loud as what is to be judged. Within a burst the noise has
+            # usual tails; the heavy ones of the whole record come from its bursts.
+            usual = min(threshold, tail_threshold(before.innovation[:0], limits.false_alarms / 1e4))
+            loud = 0.7 * usual * before.after / before.scale
+            rising = (before.innovation > np.fmax(enter, loud)) & (before.residual > enough)
         found: list[_Found] = []
         last = -1
         for at in np.flatnonzero(rising | broken):

@@ -230,7 +230,8 @@ def tail_threshold(innovation: np.ndarray, rate: float) -> float:
 
     The shape is a Student-t whose degrees of freedom give the observed ratios of outer quantiles to the median
     absolute deviation: 2 and 0.5 % on the lower side, which upward events do not touch, or 5 % on the upper side
-    where that is clearly wider. A short sample is drawn towards seven degrees of freedom.
+    where that is clearly wider, but at most `HEAVIEST`: beyond it a long upper tail is taken for what is looked for,
+    or a layer that spikes often would never be seen to spike. A short sample is drawn towards seven degrees.
 
     Args:
         innovation: any shape, in robust standard deviations; values that are not finite are left out.
@@ -254,8 +255,11 @@ def tail_threshold(innovation: np.ndarray, rate: float) -> float:
     above = _inverse_freedom((high - middle) / center, 0.05, length, 100) - 3.2 / np.sqrt(length)  # 1.5 errors
     # what cannot be below zero is estimated too high on average: half a standard error is taken off a long sample
     below -= 0.6 / np.sqrt(length) * length / (length + 1000)
-    return _threshold(rate, max(below, min(above, 0.35)))
+    return _threshold(rate, max(below, min(above, HEAVIEST)))
 
+
+HEAVIEST = 0.2
+"""One over the degrees of freedom of the heaviest upper tail that counts as noise."""
 
 PRIOR = 0.15
 """One over the degrees of freedom that are assumed where the sample does not say."""

@@ -16,24 +16,37 @@ def digits() -> dict[str, Any]:
     ``stabilitylab train``
     """
     return {
-        "data.batch_size": 128,
+        "data.batch_size": 256,
         "data.image_size": 8,
         "data.channels": 1,
-        "augment.crop_scale": [0.7, 1.0],
-        "augment.flip_probability": 0.0,
+        "augment.crop_scale": [0.6, 1.0],
+        "augment.flip_probability": 0.0,  # a mirrored digit is another sign
         "augment.gray_probability": 0.0,
         "augment.blur_sigma": [0.1, 0.5],
         "augment.solarize_probability": [0.0, 0.0],
         "model.dim": 64,
-        "model.depth": 4,
+        "model.depth": 6,
         "model.heads": 4,
-        "model.patch_size": 2,
+        "model.patch_size": 4,
         "method.hidden": 256,
         "method.dim": 64,
-        "optimizer.lr": 5e-3,
-        "schedule.warmup_steps": 60,
-        "train.steps": 900,
-        "checkpoint.every": 300,
+        "optimizer.lr": 8e-3,
+        "schedule.warmup_steps": 40,
+        "train.steps": 600,
+        "checkpoint.every": 200,
+    }
+
+
+def digits_unstable() -> dict[str, Any]:
+    """The digits at a learning rate at which real gradient spikes and kNN dips occur; nothing is injected.
+
+    ``stabilitylab train --preset digits-unstable``
+    """
+    return digits() | {
+        "optimizer.lr": 4e-2,
+        "schedule.name": "constant",
+        "train.steps": 3000,
+        "checkpoint.every": 1000,
     }
 
 
@@ -94,7 +107,7 @@ def moco_v3_vit_b() -> dict[str, Any]:
 
 
 PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
-    each.__name__.replace("_", "-"): each for each in (digits, small, moco_v3_vit_s, moco_v3_vit_b)
+    each.__name__.replace("_", "-"): each for each in (digits, digits_unstable, small, moco_v3_vit_s, moco_v3_vit_b)
 }
 
 
