@@ -32,6 +32,9 @@ def _plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **options)
         except InputError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
 
     return run
 
@@ -80,7 +83,8 @@ def train(
         raise InputError("--resume takes everything from the run; leave --preset, --data, --set, --config, --out away")
     chosen = command.choose(preset, data, file, settings) if resume is None else command.chosen_before(resume)
     if dry_run:
-        click.echo(command.dry_run(chosen))
+        for line in command.dry_run(chosen):
+            click.echo(line)
         return
     outcome = command.run(chosen, out, resume, RUNS)
     sys.exit(outcome)
@@ -150,13 +154,14 @@ def _analyses(paths: tuple[Path, ...], skip_damaged: bool) -> list[Analysis]:
 def _tell(analysis: Analysis, most: int = 12) -> None:
     """Print a table of the events and a sentence per finding."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=110)
     run = analysis.run
-    console.print(f"[bold]{run.name}[/bold]  {run.status}", soft_wrap=True)
+    console.print(f"[bold]{escape(run.name)}[/bold]  {run.status}", soft_wrap=True)
     shown = sorted(sorted(analysis.events, key=lambda event: -event.score)[:most])
     if shown:
         table = Table("step", "what", "where", "begins", "peak", "ends", "size", box=None, pad_edge=False)
@@ -164,20 +169,20 @@ def _tell(analysis: Analysis, most: int = 12) -> None:
             where = f"{event.series} {event.label}" if event.series != "gradients.norm" else event.label
             times = (f"{step:,}" for step in (event.start, event.onset, event.peak, event.stop))
             start, *others = times
-            table.add_row(start, event.kind, where, *others, _size(event))
+            table.add_row(start, event.kind, escape(where), *others, _size(event))
         console.print(table)
         if len(analysis.events) > most:
             console.print(f"... the {most} clearest of {len(analysis.events)} events; all are in events.parquet")
     for finding in analysis.findings:
-        console.print(f"- [bold]{finding.kind}[/bold] ({finding.verdict}): {finding.sentence}")
+        console.print(f"- [bold]{finding.kind}[/bold] ({finding.verdict}): {escape(finding.sentence)}")
 
 
 def _size(event: Event) -> str:
     if event.height == float("inf"):
         return "not finite"
-    if event.kind in ("dip", "step"):
+    if event.kind in ("dip", "step", "drop"):
         return f"{100 * event.height:.1f} points"
-    return f"{event.height:.3g}" if event.kind == "collapse" else f"{event.height:.3g}x"
+    return f"{event.height:.3g}x" if event.kind in ("spike", "shift") else f"{event.height:.3g}"
 
 
 def _draw(

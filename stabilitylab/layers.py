@@ -19,6 +19,9 @@ CONTAINERS = frozenset({"backbone", "model", "encoder", "trunk", "body", "vit", 
 TOKENS = ("cls_token", "reg_token", "dist_token", "mask_token", "pos_embed", "position_embedding", "class_token")
 """Parameters that join the sequence after the first layer: they form the layer ``tokens``."""
 
+AVERAGES = ("momentum", "teacher", "target", "ema")
+"""Beginnings of the names of modules that follow the model, and are no layers of it."""
+
 BLOCKS = frozenset({"blocks", "block", "layers", "layer"})
 """Lists of blocks inside a stage."""
 
@@ -47,7 +50,7 @@ def layers_of(parameters: Iterable[str], first: str | None = None) -> Layers:
     A layer is the path up to the last index in it (``blocks.3``, ``layer1.0``, ``0``), or else the module that
     owns the parameter, up to the depth at which names branch (``patch_embed``, ``norm``, ``projector``).
     Depth order is the order of registration, with two exceptions: tokens and position embeddings come after the
-    first layer, and heads come last.
+    first layer, and heads come last. Modules that only follow the model (`AVERAGES`) are left out.
 
     Args:
         parameters: names as `torch.nn.Module.named_parameters` gives them.
@@ -57,7 +60,8 @@ def layers_of(parameters: Iterable[str], first: str | None = None) -> Layers:
         InputError: if there are no parameters, or no layer is named ``first``.
     """
     of: dict[str, str] = {}
-    plain = _strip([(name, [part for part in name.split(".") if part not in WRAPPERS]) for name in parameters])
+    named = [(name, [part for part in name.split(".") if part not in WRAPPERS]) for name in parameters]
+    plain = _strip([(name, parts) for name, parts in named if not parts[0].startswith(AVERAGES)] or named)
     for name, parts in plain:
         of[name] = _layer(parts)
     if not of:

@@ -33,7 +33,7 @@ class Parameters(BaseParameters):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Fixed labelled images, and how the model turns images into features.
+    """Fixed images, with their labels if they have any, and how the model turns images into features.
 
     ``encode`` maps a batch of images to named features, each of shape (N, D); ``representation`` must be among
     them. It is called without gradient and with the model in eval mode.
@@ -41,11 +41,11 @@ class HeldOut:
 
     images: Tensor
     """Held-out images, shape (N, ...)."""
-    labels: Tensor
-    """Their classes, int64, shape (N,)."""
+    labels: Tensor | None
+    """Their classes, int64, shape (N,); None if they are not known: then there is no kNN accuracy."""
     bank: Tensor
     """Fixed images of the training set, shape (M, ...)."""
-    bank_labels: Tensor
+    bank_labels: Tensor | None
     """Their classes, int64, shape (M,)."""
     encode: Callable[[Tensor], Mapping[str, Tensor]]
     train_images: int | None = None
@@ -55,8 +55,9 @@ class HeldOut:
 
     def __post_init__(self) -> None:
         for name, images, labels in (("", self.images, self.labels), ("bank ", self.bank, self.bank_labels)):
-            if len(images) != len(labels) or len(images) == 0:
-                raise InputError(f"held-out {name}images: {len(images)} images with {len(labels)} labels were given")
+            if len(images) == 0 or (labels is not None and len(images) != len(labels)):
+                number = "no" if labels is None else len(labels)
+                raise InputError(f"held-out {name}images: {len(images)} images with {number} labels were given")
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,16 @@ class Target:
         """The parameters that take a gradient, by name."""
         return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
 
+    def refuse_shards(self, probe: str) -> None:
+        """Fail if a parameter is sharded: the norm of a shard is not the norm of the tensor."""
+        shards = [name for name, each in self.trainable.items() if type(each.data).__name__ == "DTensor"]
+        if shards:
+            raise InputError(f"the probe {probe!r} cannot measure sharded parameters, such as {shards[0]}")
+
     def need_held_out(self, probe: str) -> HeldOut:
         """Return the held-out images, or fail with what to do about it."""
         if self.held_out is None:
-            raise InputError(f"the probe {probe!r} needs labelled held-out images: pass held_out=HeldOut(...)")
+            raise InputError(f"the probe {probe!r} needs held-out images: pass held_out=HeldOut(...)")
         return self.held_out
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -134,8 +141,8 @@ class Probe:
     delay: ClassVar[int] = 0
     """1 if what `measure` returns belongs to the step before (an update is known only after it was made)."""
 
-    needs_held_out: ClassVar[bool] = False
-    """Whether it can do nothing without labelled held-out images."""
+    needs_labels: ClassVar[bool] = False
+    """Whether it can do nothing without the labels of the held-out images."""
 
     labels: Mapping[str, Sequence[str]]
     """Series name to its columns."""
@@ -166,10 +173,16 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Put back the mode of every module and the random states of Python, numpy and torch afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is kept
-    with torch.random.fork_rng():
+    # only the devices in use: to ask another one for its state would claim memory on it
+    devices = {each.device for each in model.parameters() if each.device.type not in ("cpu", "mps", "meta")}
+    kind = next((each.type for each in devices), "cuda")
+    metal = torch.mps.get_rng_state() if any(each.is_mps for each in model.parameters()) else None
+    with torch.random.fork_rng(devices=sorted(devices, key=str), device_type=kind):
         try:
             yield
         finally:
+            if metal is not None:
+                torch.mps.set_rng_state(metal)
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
             for module, training in modes:

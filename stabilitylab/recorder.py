@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stabilitylab import plugins
 from stabilitylab.errors import InputError
 from stabilitylab.layers import layers_of
+from stabilitylab.parameters import validated
 from stabilitylab.probe import HeldOut, Measurement, Probe, Step, Target
 from stabilitylab.run import RunWriter
 
@@ -86,9 +87,14 @@ class Recorder:
         """The last row of each series that was flushed."""
         if _rank() > 0:
             return
-        trainable = [name for name, each in model.named_parameters() if each.requires_grad]
-        self._target = Target(model, optimizer, layers_of(trainable, first_layer), held_out)
+        names = [name for name, _ in model.named_parameters()]
+        self._target = Target(model, optimizer, layers_of(names, first_layer), held_out)
         self.probes, left_out = build_probes(probes or {}, self._target)
+        self._about = {
+            series: (list(labels), {"probe": name, "every": probe.parameters.every, **probe.about.get(series, {})})
+            for name, probe in self.probes.items()
+            for series, labels in probe.labels.items()
+        }
         layers = self._target.layers
         header = {
             "created_with": "stabilitylab",
@@ -98,6 +104,7 @@ class Recorder:
             "layers": {"names": layers.names, "of": layers.of, "first": layers.first},
             "probes": {name: probe.parameters.model_dump() for name, probe in self.probes.items()},
             "left_out": left_out,
+            "disabled": {},
         }
         self._writer = RunWriter(path, header, first_step)
 
@@ -140,23 +147,25 @@ class Recorder:
             if not settle:
                 probe.observe(step)
             if step.index % every == 0 or (delay and (step.index - delay) % every == 0):
-                self._keep(probe, step.index - delay, probe.measure(step))
+                self._keep(step.index - delay, probe.measure(step))
         except Exception:
             del self.probes[name]
             self._failed(name, traceback.format_exc())
 
-    def _keep(self, probe: Probe, index: int, measured: Measurement | None) -> None:
+    def _keep(self, index: int, measured: Measurement | None) -> None:
         for series, values in (measured or {}).items():
             if index <= self._last.get(series, -1):
                 continue  # already settled before a checkpoint
-            if len(values) != len(probe.labels[series]):
-                raise ValueError(f"{series}: {len(values)} values for {len(probe.labels[series])} labels")
+            labels = self._about[series][0]
+            if len(values) != len(labels):
+                raise ValueError(f"{series}: {len(values)} values for {len(labels)} labels")
             self._rows.setdefault(series, []).append((index, values))
             self._last[series] = index
 
     def _failed(self, name: str, trace: str) -> None:
         assert self._writer is not None
-        self._writer.header.setdefault("disabled", {})[name] = {"step": self.index, "traceback": trace}
+        self._writer.header["disabled"][name] = {"step": self.index, "traceback": trace}
+        self._writer.update()
         reason = trace.strip().splitlines()[-1]
         warnings.warn(f"the probe {name!r} failed at step {self.index} and is off now: {reason}", stacklevel=4)
 
@@ -177,27 +186,19 @@ class Recorder:
         self._since, self._flushed_at = 0, time.monotonic()
         if self._writer is None or not self._rows:
             return
-        rows, self._rows = self._rows, {}
-        on_device = {
-            series: torch.stack([value for _, value in each if isinstance(value, Tensor)])
-            for series, each in rows.items()
-            if isinstance(each[0][1], Tensor)
-        }
-        on_host = _transfer(on_device)
-        if any(series not in self._writer.header["series"] for series in rows):
-            self._declare(rows)
-        for series, each in rows.items():
-            values = on_host[series] if series in on_host else np.asarray([value for _, value in each], dtype="float64")
-            self._writer.write(series, np.asarray([index for index, _ in each], dtype="int64"), values)
+        stacked = {series: _stack([value for _, value in rows]) for series, rows in self._rows.items()}
+        on_host = _transfer({name: values for name, values in stacked.items() if isinstance(values, Tensor)})
+        new = [series for series in self._rows if series not in self._writer.header["series"]]
+        for series in new:
+            labels, about = self._about[series]
+            self._writer.declare(series, labels, **about)
+        if new:
+            self._writer.update(reduced_over_ranks=_world())
+        for series, values in stacked.items():
+            values = values if isinstance(values, np.ndarray) else on_host[series]
+            self._writer.write(series, np.asarray([index for index, _ in self._rows[series]], dtype="int64"), values)
+            del self._rows[series]  # only what is on disk is let go
             self.newest[series] = values[-1]
-
-    def _declare(self, rows: Mapping[str, Any]) -> None:
-        assert self._writer is not None
-        for name, probe in self.probes.items():
-            for series in [series for series in probe.labels if series in rows]:
-                about = {"probe": name, "every": probe.parameters.every, **probe.about.get(series, {})}
-                self._writer.declare(series, list(probe.labels[series]), **about)
-        self._writer.update(reduced_over_ranks=_world())
 
     def state(self) -> dict[str, Tensor]:
         """Return what the probes need to go on after an interruption, as named tensors."""
@@ -240,7 +241,10 @@ def build_probes(chosen: Mapping[str, Any], target: Target) -> tuple[dict[str, P
         if wanted is False:
             continue
         kind = plugins.load("probes", name)
-        parameters = wanted if isinstance(wanted, kind.Parameters) else kind.Parameters(**(wanted or {}))
+        if isinstance(wanted, kind.Parameters):
+            parameters = wanted
+        else:
+            parameters = validated(kind.Parameters, wanted or {}, f"probes.{name}")
         try:
             built[name] = kind(parameters, target)
         except InputError as error:
@@ -248,6 +252,14 @@ def build_probes(chosen: Mapping[str, Any], target: Target) -> tuple[dict[str, P
                 raise
             left_out[name] = str(error)
     return built, left_out
+
+
+def _stack(values: list[Tensor | Sequence[float]]) -> Tensor | np.ndarray:
+    """Return rows as one array (T, number of labels): on the device if any row is there."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if not tensors:
+        return np.asarray(values, dtype="float64")
+    return torch.stack([value if isinstance(value, Tensor) else tensors[0].new_tensor(value) for value in values])
 
 
 def _transfer(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

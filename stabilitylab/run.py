@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,9 +160,30 @@ def _read_header(path: Path) -> dict[str, Any]:
     if header["schema"] > SCHEMA:
         raise InputError(f"{file} has schema {header['schema']}; this version of stabilitylab reads up to {SCHEMA}")
     wrong = [key for key, kind in expected.items() if not isinstance(header.get(key), kind)]
+    layers, series = header.get("layers"), header.get("series")
+    if not wrong and not _are_layers(layers):
+        wrong = ["layers"]
+    if not wrong and not _are_series(series):
+        wrong = ["series"]
+    if not wrong and not all(isinstance(each, dict) and "status" in each for each in header["attempts"]):
+        wrong = ["attempts"]
     if wrong:
         raise InputError(f"{file} is damaged: {wrong[0]!r} is missing or of the wrong kind")
     return header
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _are_series(value: Any) -> bool:
+    return all(isinstance(each, dict) and _are_names(each.get("labels")) for each in value.values())
+
+
+def _are_layers(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"names", "of", "first"} or not isinstance(value["of"], dict):
+        return False
+    return _are_names(value["names"]) and set(value["of"].values()) <= set(value["names"])
 
 
 def _series_folder(path: Path, name: str) -> Path:
@@ -195,7 +218,11 @@ class RunWriter:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(f"{self.path} is being written by another process") from error
-        old = _read_header(self.path) if exists else {"series": {}, "attempts": [], "layers": {}}
+        old: dict[str, Any] = (
+            _read_header(self.path)
+            if exists
+            else {"series": {}, "attempts": [], "layers": {"names": [], "of": {}, "first": ""}}
+        )
         for attempt in old["attempts"]:
             if attempt["status"] == "running":
                 attempt.update(status="killed", ended=None)
@@ -236,7 +263,7 @@ class RunWriter:
         self._last[name] = part.last
         span = part.last - part.first + 1
         self._longest[name] = max(span, self._longest.get(name, 1))
-        parts.compact(folder, self._longest[name])
+        _tolerantly(partial(parts.compact, folder, self._longest[name]))
 
     def update(self, **fields: Any) -> None:
         """Set fields of the header and write it."""
@@ -245,12 +272,24 @@ class RunWriter:
 
     def close(self, status: str, message: str = "", **about: Any) -> None:
         """Merge the parts, say how the attempt ended, and release the run."""
-        for name in self.header["series"]:
-            folder = _series_folder(self.path, name)
-            parts.merge(folder, parts.list_parts(folder))
-        self.header["attempts"][-1].update(status=status, message=message, ended=_now(), **about)
-        write_json(self.path / "run.json", self.header)
-        self._lock.release()
+        try:
+            for name in self.header["series"]:
+                folder = _series_folder(self.path, name)
+                _tolerantly(partial(_merge_all, folder))
+            self.header["attempts"][-1].update(status=status, message=message, ended=_now(), **about)
+            write_json(self.path / "run.json", self.header)
+        finally:
+            self._lock.release()
+
+
+def _merge_all(folder: Path) -> None:
+    parts.merge(folder, parts.list_parts(folder))
+
+
+def _tolerantly(merge: Callable[[], None]) -> None:
+    """Merge parts, or leave them as they are: a part that is damaged is the reader's to name."""
+    with suppress(InputError, OSError, pa.ArrowException):
+        merge()
 
 
 def _now() -> str:

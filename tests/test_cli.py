@@ -125,6 +125,11 @@ def test_pictures_in_every_format_and_of_several_runs(run: Path, tmp_path: Path)
         (["train", "--resume", "x", "--preset", "digits"], "--resume takes everything from the run"),
         (["train", "--data", "nowhere"], "nowhere does not exist"),
         (["train", "--set", "train.device=tpu"], "train.device is 'tpu'; available here: cpu"),
+        (["train", "--set", "train.seed=99999999999999999999"], "train.seed was 99999999999999999999"),
+        (["train", "--set", "optimizer.betas=[0.9,1.0]"], "optimizer.betas was 1.0"),
+        (["train", "--set", "optimizer.name=adan"], "optimizer.name is 'adan', which cannot be built here"),
+        (["train", "--set", "train.epochs=1e308"], "train.epochs was 1e+308"),
+        (["train", "--preset", "moco-v3-vit-s"], "1,438 training images, fewer than one batch"),
     ],
 )
 def test_wrong_input_gets_one_line_and_an_exit_code(

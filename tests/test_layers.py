@@ -80,7 +80,9 @@ LEVELS = [
     {"episodes", "leads"},
     {"detectors", "probe"},
     {"run", "layers", "plugins", "stats", "parts"},
-    {"findings", "parameters", "errors", "atomic", "__init__"},
+    {"atomic"},
+    {"findings", "parameters", "phrasing"},
+    {"errors", "__init__"},
 ]
 TORCH = {"probe", "recorder", "methods", "models", "training"}
 

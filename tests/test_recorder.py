@@ -313,8 +313,8 @@ def test_a_loop_without_held_out_images_says_what_it_left_out(tmp_path: Path) ->
             recorder.step(step["loss"])
     run = Run(tmp_path / "r")
     assert {"gradients.norm", "updates.ratio", "training.loss", "training.lr"} <= set(run.series)
-    assert "labelled held-out images" in run.header["left_out"]["knn"]
-    with pytest.raises(InputError, match="labelled held-out images"):
+    assert "needs held-out images" in run.header["left_out"]["knn"]
+    with pytest.raises(InputError, match="needs held-out images"):
         Recorder(tmp_path / "s", model, optimizer, probes={"knn": {}})
     with pytest.raises(InputError, match="no probe is named 'gradient'; did you mean gradients"):
         Recorder(tmp_path / "s", model, optimizer, probes={"gradient": {}})
@@ -326,11 +326,9 @@ def test_continuing_gives_the_series_of_an_uninterrupted_run(tmp_path: Path) -> 
     model, optimizer = build()
     probes = {"knn": {"every": 4, "k": 5}}
     recorder = Recorder(tmp_path / "parts", model, optimizer, probes=probes, held_out=held_out(model))
-    for step in training(model, optimizer, 0, 26):
-        if recorder.index == 22:  # the state of a checkpoint after 22 steps
-            break
+    for step in training(model, optimizer, 0, 22):
         recorder.step(**step)
-    recorder.settle()
+    recorder.settle()  # a checkpoint after 22 steps
     state = recorder.state()
     saved = {name: value.clone() for name, value in state.items()}
     recorder.close("interrupted")
@@ -377,6 +375,65 @@ def test_a_probe_that_fails_is_switched_off_and_the_training_goes_on(
     ]
     assert len(run["gradients.norm"]) == 5
     assert "ZeroDivisionError" in run.header["disabled"]["spectrum"]["traceback"]
+
+
+def test_a_probe_that_fails_later_keeps_what_it_measured_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = plugins.load("probes", "spectrum")
+    measure = kind.measure
+
+    def fail_at_50(self: Any, step: Any) -> Any:
+        if step.index == 50:
+            raise ZeroDivisionError("nothing to divide")
+        return measure(self, step)
+
+    monkeypatch.setattr(kind, "measure", fail_at_50)
+    with pytest.warns(UserWarning, match="failed at step 50"):
+        run = record(tmp_path / "r", 60)
+    assert list(run["spectrum.rank"].index) == [0]
+    assert len(run["gradients.norm"]) == 60
+
+
+def test_the_loss_may_be_a_tensor_or_a_number(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    with Recorder(tmp_path / "r", model) as recorder:
+        for loss in (torch.tensor(1.0), 2.0, torch.tensor([3.0])):
+            recorder.step(loss)
+    assert Run(tmp_path / "r")["training.loss"]["loss"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_wrong_parameters_of_a_probe_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"probes\.updates\.evry is not known; probes\.updates has every"):
+        Recorder(tmp_path / "r", nn.Linear(2, 1), probes={"updates": {"evry": 3}})
+
+
+def test_images_without_labels_have_a_spectrum_and_no_accuracy(tmp_path: Path) -> None:
+    model, optimizer = build()
+    fixed = HeldOut(data(2)[0], None, data(3)[0], None, held_out(model).encode)
+    with Recorder(tmp_path / "r", model, optimizer, held_out=fixed) as recorder:
+        recorder.step()
+    run = Run(tmp_path / "r")
+    assert "spectrum.rank" in run
+    assert "knn.accuracy" not in run
+    assert "needs the labels" in run.header["left_out"]["knn"]
+
+
+def test_a_frozen_first_layer_stays_the_first_layer(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
+    with Recorder(tmp_path / "r", model) as recorder:
+        recorder.step(1.0)
+    run = Run(tmp_path / "r")
+    assert (run.layers.names, run.layers.first) == (("0", "1"), "0")
+
+
+def test_a_queued_class_that_is_not_held_out_is_never_right(tmp_path: Path) -> None:
+    model, optimizer = build()
+    with Recorder(tmp_path / "r", model, optimizer, probes=only("knn", every=1), held_out=held_out(model)) as recorder:
+        for step in training(model, optimizer, 0, 2):
+            step["outputs"]["labels"] = torch.full((SAMPLES,), 77)
+            recorder.step(**step)
+    assert (Run(tmp_path / "r")["knn.accuracy"]["queue"] == 0).all()
 
 
 @pytest.mark.parametrize("name", plugins.names("probes"))

@@ -24,6 +24,7 @@ class Probe(probe.Probe):
         super().__init__(parameters, target)
         if not target.trainable:
             raise InputError("the probe 'gradients' needs a model with trainable parameters")
+        target.refuse_shards("gradients")
         self._parameters = list(target.trainable.values())
         self.labels = {series: list(target.trainable) for series in ("gradients.norm", "gradients.max")}
         provenance = {"unit": "gradient", "clipped": False, "unscaled": True}

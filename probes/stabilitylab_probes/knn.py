@@ -28,7 +28,7 @@ def classify(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int
         temperature: the smaller, the more the nearest neighbors count.
 
     Returns:
-        Predicted classes, int64, shape (N,).
+        Predicted classes, int64, shape (N,); ``classes`` where a class that is not among them wins.
 
     References:
         Wu et al., 2018, Unsupervised feature learning via non-parametric instance discrimination. CVPR.
@@ -36,8 +36,9 @@ def classify(queries: Tensor, bank: Tensor, labels: Tensor, classes: int, k: int
     similarity, index = (queries @ bank.T).masked_fill_(labels < 0, -torch.inf).topk(k, dim=1)
     # the largest similarity is taken off first: the vote is the same and cannot overflow
     weight = ((similarity - similarity[:, :1]) / temperature).exp()
-    votes = torch.zeros(len(queries), classes, device=queries.device, dtype=weight.dtype)
-    return votes.scatter_add_(1, labels[index].clamp_min(0), weight).argmax(dim=1)
+    # one class more for all that are not among them: a vote for it is never right
+    votes = torch.zeros(len(queries), classes + 1, device=queries.device, dtype=weight.dtype)
+    return votes.scatter_add_(1, labels[index].clamp(0, classes), weight).argmax(dim=1)
 
 
 class Probe(probe.Probe):
@@ -46,10 +47,11 @@ class Probe(probe.Probe):
     ``bank``: the fixed held-out images against fixed training images, all encoded with the weights of the step.
     ``queue``: the same held-out images against the features that training itself produced, first in, first out, as
     in the MoCo v3 paper (2021, appendix A); NaN until k features are there, and where the loop gives no
-    ``representation`` and ``labels``. The standard error is binomial, sqrt(p (1 - p) / n).
+    ``representation`` and ``labels``. With many processes the queue holds what the first one saw. The standard
+    error is binomial, sqrt(p (1 - p) / n).
     """
 
-    needs_held_out: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
 
     class Parameters(probe.Parameters):
         """When and how the neighbors vote."""
@@ -66,9 +68,12 @@ class Probe(probe.Probe):
     def __init__(self, parameters: Any, target: probe.Target) -> None:
         super().__init__(parameters, target)
         held_out = target.need_held_out("knn")
+        if held_out.labels is None or held_out.bank_labels is None:
+            raise InputError("the probe 'knn' needs the labels of the held-out images and of the bank")
         if len(held_out.bank) < parameters.k:
             raise InputError(f"probes.knn.k is {parameters.k}, but the bank holds {len(held_out.bank)} images")
         size = max(512, (held_out.train_images or len(held_out.bank)) // 10)
+        self._held_out_labels, self._bank_labels = held_out.labels, held_out.bank_labels
         self._classes = int(torch.cat([held_out.labels, held_out.bank_labels]).max()) + 1
         self._size = max(parameters.queue or size, parameters.k)
         self._features: Tensor | None = None
@@ -98,17 +103,16 @@ class Probe(probe.Probe):
 
     def measure(self, step: probe.Step) -> probe.Measurement:
         """Return the accuracies, their errors, and which images were classified right."""
-        held_out = self.target.need_held_out("knn")
         queries = normalize(step.features.held_out["representation"].float(), dim=1)
         bank = normalize(step.features.bank["representation"].float(), dim=1)
         vote = self._classes, self.parameters.k, self.parameters.temperature
-        correct = classify(queries, bank, held_out.bank_labels, *vote) == held_out.labels
+        correct = classify(queries, bank, self._bank_labels, *vote) == self._held_out_labels
         in_queue = torch.full_like(queries[:, 0], float("nan"))
         if self._features is not None and self._filled >= self.parameters.k:
             size = min(self._filled, self._size)
             voted = classify(queries, self._features[:size], self._labels[:size], *vote)
             known = (self._labels >= 0).sum() >= self.parameters.k
-            in_queue = torch.where(known, (voted == held_out.labels).float(), in_queue)
+            in_queue = torch.where(known, (voted == self._held_out_labels).float(), in_queue)
         accuracy = torch.stack([correct.float().mean(), in_queue.mean()])
         error = (accuracy * (1 - accuracy) / len(queries)).sqrt()
         return {"knn.accuracy": accuracy, "knn.standard_error": error, "knn.correct": correct.to(torch.uint8)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import PositiveInt
@@ -39,9 +39,8 @@ class Probe(probe.Probe):
 
     Measured on the fixed images, held-out and bank together, in eval mode. A singular value of the covariance is a
     variance: the square of that of the centered features over N - 1. ``spectrum.rank`` is the effective rank.
+    On a GPU the decomposition waits for the device, which is why it is taken seldom.
     """
-
-    needs_held_out: ClassVar[bool] = True
 
     class Parameters(probe.Parameters):
         """When the spectrum is taken."""

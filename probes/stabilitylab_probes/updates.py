@@ -26,6 +26,7 @@ class Probe(probe.Probe):
         super().__init__(parameters, target)
         if not target.trainable:
             raise InputError("the probe 'updates' needs a model with trainable parameters")
+        target.refuse_shards("updates")
         self._weights = [each.detach() for each in target.trainable.values()]
         self._before: list[torch.Tensor] = []
         self._seen_at: int | None = None

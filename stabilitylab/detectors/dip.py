@@ -26,6 +26,21 @@ SPREAD = 40
 
 PASSES = 4
 
+TOGETHER = (1, 2)
+"""So many low measurements in a row count together, as their mean."""
+
+LOW = 2.0
+"""Each of them lies so many standard deviations of the curve's own fluctuation below the level."""
+
+
+class Compared(NamedTuple):
+    """How the measurements of one column were compared with those before."""
+
+    judged: int
+    """Number of measurements that had enough before them."""
+    paired: int
+    """How many of them on the same images."""
+
 
 class Parameters(parameters.Parameters):
     """What counts as a dip."""
@@ -33,7 +48,7 @@ class Parameters(parameters.Parameters):
     alpha: float = Field(0.05, gt=0, lt=1)
     """False dips expected in one whole curve by the sampling of images, over all comparisons along it."""
     own_score: float = Field(5.0, gt=0)
-    """Smallest fall in robust standard deviations of the curve's own fluctuation."""
+    """Smallest fall in robust standard deviations of the curve's own fluctuation, of the mean where several are low."""
     recovery: float = Field(0.5, gt=0, lt=1)
     """An event ends when the accuracy is within this part of its depth of the level."""
     patience: int = Field(50, ge=3)
@@ -45,7 +60,8 @@ class Detector:
 
     Where the votes per image are given (``about["correct"]``: a DataFrame of 0 and 1, one column per image, for the
     column ``about["correct_label"]``, by default the first), the same images are compared with the state before
-    (McNemar); else the binomial error of ``about["samples"]`` images is used; else the own fluctuation alone.
+    (McNemar); where they are missing, the binomial error of ``about["samples"]`` images is used; else the own
+    fluctuation alone. Two low measurements in a row count together.
     A fall that is still open when the record ends is a ``drop``: nobody knows yet whether it recovers.
     """
 
@@ -63,35 +79,42 @@ class Detector:
         Raises:
             InputError: if an accuracy with a known sample size lies outside 0 to 1.
         """
+        return self.examine(name, frame, about)[0]
+
+    def examine(
+        self, name: str, frame: pd.DataFrame, about: Mapping[str, Any]
+    ) -> tuple[list[Event], dict[str, Compared]]:
+        """Return the events, and for each column how its measurements were compared; arguments as for `detect`."""
         samples = about.get("samples")
         values = frame.to_numpy(dtype=float)
         if samples and not np.all((values >= 0) & (values <= 1) | np.isnan(values)):
             raise InputError(f"{name}: accuracies must lie between 0 and 1 when their number of samples is given")
         votes, voted = about.get("correct"), about.get("correct_label", frame.columns[0] if len(frame.columns) else "")
         events: list[Event] = []
+        compared = {}
         for label in frame.columns:
             column = frame[label].dropna()
-            own = None
-            if votes is not None and label == voted:
-                column = column[column.index.isin(votes.index)]
-                own = votes.loc[column.index].to_numpy()
+            own = _Votes(votes, column.index) if votes is not None and label == voted else None
             steps = column.index.to_numpy()
-            found = self._find(column.to_numpy(dtype=float), own, int(samples) if samples else None)
+            found, compared[str(label)] = self._find(column.to_numpy(dtype=float), own, samples and int(samples))
             for each in found:
                 start, onset, peak, stop = (int(steps[at]) for at in each.at)
                 events.append(Event(start, onset, peak, stop, each.kind, name, str(label), each.depth, each.score))
-        return sorted(events)
+        return sorted(events), compared
 
-    def _find(self, values: np.ndarray, votes: np.ndarray | None, samples: int | None) -> list[_Found]:
+    def _find(self, values: np.ndarray, votes: _Votes | None, samples: int | None) -> tuple[list[_Found], Compared]:
         length = len(values)
         masked = np.zeros(length, dtype=bool)
         found: list[_Found] = []
         for _ in range(PASSES):
             before = _past(values, ~masked)
-            own = (before.level - values) / before.spread
-            sampling = self._sampling(values, votes, samples, before)
-            with np.errstate(invalid="ignore"):
-                fallen = (own > self.parameters.own_score) & sampling
+            fallen = np.zeros(length, dtype=bool)
+            paired = np.zeros(length, dtype=bool)
+            for number in TOGETHER:
+                fell, same = self._fallen(values, votes, samples, before, number)
+                fallen |= fell
+                paired |= same
+            compared = Compared(int(np.isfinite(before.level).sum()), int(paired.sum()))
             found = self._events(values, fallen, before)
             again = np.zeros(length, dtype=bool)
             for (start, *_, stop), kind, *_ in found:
@@ -99,22 +122,32 @@ class Detector:
             if np.array_equal(again, masked):
                 break
             masked = again
-        return found
+        return found, compared
 
-    def _sampling(self, values: np.ndarray, votes: np.ndarray | None, samples: int | None, before: _Past) -> np.ndarray:
-        """Return where the sampling of images does not explain the fall, corrected for looking along the curve."""
-        judged = np.isfinite(before.level)
-        limit = normal_quantile(self.parameters.alpha / max(1, int(judged.sum())))
-        z = np.full(len(values), np.inf)
+    def _fallen(
+        self, values: np.ndarray, votes: _Votes | None, samples: int | None, before: _Past, number: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return where a fall of so many measurements begins, and which were compared on the same images."""
+        length = len(values)
+        judged = np.isfinite(before.level) & (np.arange(length) <= length - number)
+        rows = np.minimum(np.arange(length)[:, None] + np.arange(number), length - 1)
+        after = values[rows].mean(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a curve that is zero has no fluctuation
+            each = (before.level[:, None] - values[rows]) / before.spread[:, None]
+            low = judged & ((before.level - after) / before.spread_of[number] > self.parameters.own_score)
+            low &= (each > LOW).all(axis=1)
+        # what sampling explains, corrected for looking along the curve and for counting two together
+        tests = max(1, int(np.isfinite(before.level).sum())) * len(TOGETHER)
+        limit = normal_quantile(self.parameters.alpha / tests)
+        z = np.full(length, np.inf)
+        if samples:
+            z[low] = two_proportion_z(before.level[low], after[low], samples)
+        paired = np.zeros(length, dtype=bool)
         if votes is not None:
-            at = np.flatnonzero(judged)
-            z = np.full(len(values), -np.inf)
-            for chunk in np.array_split(at, max(1, len(at) * votes.shape[1] // 2**22)):  # bounded memory
-                reference = votes[before.members[chunk]].mean(axis=1)
-                z[chunk] = mcnemar_z(reference, votes[chunk])
-        elif samples is not None:
-            z[judged] = two_proportion_z(before.level[judged], values[judged], samples)
-        return z > limit
+            paired = judged & votes.known[rows].all(axis=1) & votes.known[before.members].all(axis=1)
+            for at in np.flatnonzero(low & paired):  # few are low: their votes are read one after the other
+                z[at] = mcnemar_z(votes.share(before.members[at]), votes.share(rows[at]))
+        return low & (z > limit), paired
 
     def _events(self, values: np.ndarray, fallen: np.ndarray, before: _Past) -> list[_Found]:
         limits, length = self.parameters, len(values)
@@ -138,7 +171,9 @@ class Detector:
             early = values[last + 1 : at] < level - 2 * before.spread[at]  # the fall may have begun before it is sure
             start = at - int(np.argmax(np.append(~early[::-1], True)))
             onset = start + int(np.argmax(level - values[start : peak + 1] >= depth / 2))
-            found.append(_Found((start, onset, peak, stop), kind, depth, float(depth / before.spread[at])))
+            with np.errstate(divide="ignore"):
+                score = float(np.divide(depth, before.spread[at]))
+            found.append(_Found((start, onset, peak, stop), kind, depth, score))
             last = stop
         return found
 
@@ -167,6 +202,19 @@ class _Found(NamedTuple):
     score: float
 
 
+class _Votes:
+    """The answers of the same images, at the measurements for which they are known."""
+
+    def __init__(self, votes: pd.DataFrame, steps: pd.Index) -> None:
+        self._rows = votes.index.get_indexer(steps)
+        self._votes = votes.to_numpy()
+        self.known = (self._rows >= 0) & (self._votes.shape[1] > 0)
+
+    def share(self, measurements: np.ndarray) -> np.ndarray:
+        """Return how often each image was right over some measurements."""
+        return self._votes[self._rows[measurements]].mean(axis=0)
+
+
 class _Past(NamedTuple):
     """What the measurements before say of each one, shape (T,), NaN where they are too few."""
 
@@ -174,35 +222,46 @@ class _Past(NamedTuple):
     spread: np.ndarray
     members: np.ndarray
     """Which measurements make the level, shape (T, `LEVEL`)."""
+    spread_of: Mapping[int, np.ndarray]
+    """The fluctuation of the mean of so many measurements in a row."""
 
 
 def _past(values: np.ndarray, valid: np.ndarray, least: int = 8) -> _Past:
     length = len(values)
     used = np.flatnonzero(valid)
-    level, spread = np.full((2, length), np.nan)
+    level = np.full(length, np.nan)
     members = np.zeros((length, LEVEL), dtype=int)
     if len(used) <= LEVEL + least:
-        return _Past(level, spread, members)
+        return _Past(level, level, members, dict.fromkeys(TOGETHER, level))
     windows = sliding_window_view(used, LEVEL)
     count = np.cumsum(valid) - valid
     enough = count >= LEVEL
     members[enough] = windows[count[enough] - LEVEL]
     level[enough] = np.median(values[members[enough]], axis=1)
-    # The fluctuation: from second differences, which a rising curve hardly touches, and from the upper quartile of the
-    # falls below the level, which knows a slow wandering and is nothing while the curve rises; the larger one counts.
-    falls = level[used] - values[used]
-    second = np.full(len(used), np.nan)
-    second[2:] = np.abs(np.diff(values[used], n=2)) / np.sqrt(6)
-    width = min(SPREAD, len(used))
+    spreads = {number: _spread(values[used], level[used], number, least)[count] for number in TOGETHER}
+    for number, each in spreads.items():
+        # a wandering curve stays low once it is low: two measurements are hardly better than one
+        spreads[number] = np.fmax(np.maximum(each, 1e-3 * np.abs(level)), (0.9 if number > 1 else 1.0) * spreads[1])
+    return _Past(level, spreads[1], members, spreads)
+
+
+def _spread(values: np.ndarray, level: np.ndarray, number: int, least: int) -> np.ndarray:
+    """Return the fluctuation of the mean of so many values in a row, before each value and after the last.
+
+    From second differences, which a rising curve hardly touches, and from the upper quartile of the falls below the
+    level, which knows a slow wandering and is nothing while the curve rises; the larger one counts.
+    """
+    falls, second = np.full((2, len(values)), np.nan)
+    means = sliding_window_view(values, number).mean(axis=1)
+    falls[number - 1 :] = level[: len(level) - number + 1] - means
+    second[2:] = np.abs(np.diff(values, n=2)) / np.sqrt(6 * number)
+    width = min(SPREAD, len(values))
     padded = np.stack([np.concatenate([np.full(width, np.nan), each]) for each in (falls, second)])
-    blocks = sliding_window_view(padded, width, axis=1)[:, : len(used) + 1]  # the width values before each one
+    blocks = sliding_window_view(padded, width, axis=1)[:, : len(values) + 1]  # the width values before each one
     known = np.isfinite(blocks).sum(axis=2).min(axis=0) >= least
     ordered = np.sort(blocks, axis=2)  # NaN last
     last = np.isfinite(blocks).sum(axis=2) - 1
-    number = np.arange(len(used) + 1)
-    quartile = ordered[0, number, np.maximum(3 * last[0] // 4, 0)]
-    middle = ordered[1, number, np.maximum(last[1] // 2, 0)]
-    past = np.where(known, np.fmax(quartile, middle) * MAD_TO_SD, np.nan)[count]
-    resolution = 1e-3 * np.abs(level)
-    spread = np.where(np.isfinite(past), np.maximum(past, resolution), np.nan)
-    return _Past(level, spread, members)
+    at = np.arange(len(values) + 1)
+    quartile = ordered[0, at, np.maximum(3 * last[0] // 4, 0)]
+    middle = ordered[1, at, np.maximum(last[1] // 2, 0)]
+    return np.where(known, np.fmax(quartile, middle) * MAD_TO_SD, np.nan)

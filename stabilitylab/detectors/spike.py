@@ -17,6 +17,9 @@ from stabilitylab.stats.robust import Past, past, runs_of, tail_threshold
 
 __all__ = ["Detector", "Parameters"]
 
+LOUD = 0.6
+"""A spike stands out of a burst of noise by so much of the threshold, in the depth of what follows."""
+
 PASSES = 3
 """The past is estimated again without the events found, so often at most."""
 
@@ -135,10 +138,10 @@ class Detector:
         height = np.fmax(np.log(limits.min_ratio), enter * np.fmin(before.spread, before.scale / 0.6))
         enough = np.maximum(np.log(limits.min_ratio), limits.exit * height)
         with np.errstate(invalid="ignore", divide="ignore"):
-            # A burst of noise goes on: what follows is as loud as what is to be judged. Within a burst the noise has
-            # usual tails; the heavy ones of the whole record come from its bursts.
+            # A burst of noise goes on: what follows falls as far below the level as what is to be judged rises above
+            # it. Within a burst the noise has usual tails; the heavy ones of the whole record come from its bursts.
             usual = min(threshold, tail_threshold(before.innovation[:0], limits.false_alarms / 1e4))
-            loud = 0.7 * usual * before.after / before.scale
+            loud = LOUD * usual * before.after / before.scale
             rising = (before.innovation > np.fmax(enter, loud)) & (before.residual > enough)
         found: list[_Found] = []
         last = -1
@@ -177,7 +180,10 @@ class Detector:
         peak = start + int(np.nanargmax(log[inside]))
         rise = log[peak] - level
         with np.errstate(invalid="ignore"):
-            onset = start + int(np.argmax(log[inside] - level >= rise / 2))
+            # a foreshock is not the main rise if the series came back to a quarter of the way in between
+            calm = np.flatnonzero(log[start:peak] - level < rise / 4)
+            begin = start + int(calm[-1]) + 1 if len(calm) else start
+            onset = begin + int(np.argmax(log[begin : stop + 1] - level >= rise / 2))
         kind = "shift" if stop - start + 1 >= self.parameters.patience else "spike"
         return _Found(kind, start, onset, peak, stop, float(np.exp(rise)), float(rise / scale))
 

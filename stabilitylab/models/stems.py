@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
+from stabilitylab.models.sync_batch_norm import SyncBatchNorm
 
 __all__ = ["ConvolutionalStem"]
 
@@ -41,7 +42,7 @@ class ConvolutionalStem(nn.Module):
         channels = in_chans
         for halving in range(halvings):
             width = embed_dim // 2 ** (halvings - 1 - halving)
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), SyncBatchNorm(width), nn.ReLU()]
             channels = width
         self.convolutions = nn.Sequential(*layers)
         self.proj = nn.Conv2d(channels, embed_dim, 1)

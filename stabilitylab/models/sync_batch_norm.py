@@ -12,24 +12,32 @@ __all__ = ["SyncBatchNorm"]
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
-    """BatchNorm of (N, D) features with the statistics of the global batch; plain BatchNorm in one process.
+    """BatchNorm of (N, D, ...) with the statistics of the global batch; plain BatchNorm in one process.
 
     Every rank must hold equally many samples. Ioffe and Szegedy, 2015; running variance unbiased, as torch's.
     """
 
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Take features (N, D) and maps (N, D, H, W) alike."""
+
     def forward(self, x_ND: Tensor) -> Tensor:
-        """Normalize over the first axis of every rank."""
+        """Normalize over all axes but the second, of every rank."""
         ready = torch.distributed.is_available() and torch.distributed.is_initialized()
         world = torch.distributed.get_world_size() if ready else 1
         if world == 1 or not self.training:
             return super().forward(x_ND)
         full: Any = x_ND.float()
         # mean first and deviations after: the difference of squares would cancel
-        mean_D = all_reduce(full.mean(dim=0)) / world
-        variance_D = all_reduce((full - mean_D).square().mean(dim=0)) / world
-        self._track(mean_D.detach(), variance_D.detach(), len(x_ND) * world)
-        normal = (full - mean_D) * (variance_D + self.eps).rsqrt()
-        return (normal if self.weight is None else normal * self.weight + self.bias).to(x_ND.dtype)
+        axes = [axis for axis in range(full.ndim) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(full.ndim)]
+        mean_D = all_reduce(full.mean(dim=axes)) / world
+        centered = full - mean_D.view(shape)
+        variance_D = all_reduce(centered.square().mean(dim=axes)) / world
+        self._track(mean_D.detach(), variance_D.detach(), full.numel() // len(mean_D) * world)
+        normal = centered * (variance_D + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x_ND.dtype)
 
     @torch.no_grad()
     def _track(self, mean_D: Tensor, variance_D: Tensor, samples: int) -> None:

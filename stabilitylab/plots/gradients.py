@@ -85,7 +85,7 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         onset = min(event.onset for event in spikes if spans[1][0] <= event.onset <= spans[1][1])
         for axes in panels[:, 1]:
             axes.axvline(onset, color=GREY, linewidth=0.9, linestyle=":", zorder=1, gid="first onset")
-    _legend(figure, spikes, bool(events_of(analysis, "knn.accuracy", ["dip", "step"])))
+    _legend(figure, spikes, bool(events_of(analysis, "knn.accuracy", ["dip", "step", "drop"])))
     headline(figure, _sentence(analysis, measured, knn), title_of(run) + _untrained(analysis, measured))
 
 
@@ -102,7 +102,7 @@ def _column(
     inside = (steps >= span[0]) & (steps <= span[1])
     shown = {name: values[inside] for name, values in lines.items()}
     limits = _limits(list(lines.values()))
-    dips = events_of(analysis, "knn.accuracy", ["dip", "step"])
+    dips = events_of(analysis, "knn.accuracy", ["dip", "step", "drop"])
     for axes, (name, values), color in zip(panels, shown.items(), _colors(len(shown)), strict=False):
         step_axis(axes, *span, label=knn is None and axes is panels[-1], ticks=_ticks(span, detailed))
         log_axis(axes, *limits, times=True)
@@ -169,7 +169,7 @@ def _legend(figure: Sheet, spikes: list[Event], dips: bool) -> None:
 def _sentence(analysis: Analysis, measured: list[str], knn: pd.DataFrame | None) -> str:
     spikes = events_of(analysis, "gradients.norm", ["spike"])
     where = f" in {len({event.label for event in spikes})} of {len(measured)} layers" if spikes else ""
-    dips = events_of(analysis, "knn.accuracy", ["dip", "step"])
+    dips = events_of(analysis, "knn.accuracy", ["dip", "step", "drop"])
     after = "kNN not recorded" if knn is None else count(separate(dips), "kNN dip")
     text = f"{count(len(spikes), 'gradient spike')}{where}, {after}"
     return text[0].upper() + text[1:]

@@ -73,9 +73,9 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         _name_ends(axes, curves, [curve.column for curve in curves])
     else:
         _name_ends(axes, [curve for curve in curves if curve.band], _names([each.run for each in measured]))
-    kinds = {event.kind for each in measured for event in events_of(each, "knn.accuracy", ["dip", "step"])}
+    kinds = {event.kind for each in measured for event in events_of(each, "knn.accuracy", ["dip", "step", "drop"])}
     _legend(figure, [column for column in columns if any(curve.column == column for curve in curves)], kinds)
-    dips = sum(separate(events_of(each, "knn.accuracy", ["dip", "step"])) for each in measured)
+    dips = sum(separate(events_of(each, "knn.accuracy", ["dip", "step", "drop"])) for each in measured)
     text = count(dips, "kNN dip") + (f" in {len(measured)} runs" if len(measured) > 1 else "")
     missing = f" · {len(analyses) - len(measured)} without kNN" if len(analyses) > len(measured) else ""
     below = title_of(measured[0].run) if len(measured) == 1 else f"{len(measured)} runs{missing}"

@@ -43,6 +43,8 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         raise InputError(f"updates.ratio of {run.path} holds no update above zero to draw")
     panels = figure.subplots(len(lines), 1, squeeze=False, sharex=True)[:, 0]
     finite = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in lines.values()])
+    if not len(finite):
+        raise InputError("updates.ratio has no finite value to draw")
     low, high = float(np.quantile(finite, 0.001)), float(finite.max())
     if high / low < 4:  # a constant would fill the axes with its rounding
         low, high = low / 2, high * 2

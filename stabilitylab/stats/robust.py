@@ -45,7 +45,7 @@ class Past(NamedTuple):
     spread: np.ndarray
     """Robust standard deviation of the residual, in the unit of the values."""
     after: np.ndarray
-    """Robust standard deviation of the innovations of the 8 to 24 valid samples that follow, 0 at the end."""
+    """How far the 8 to 24 valid samples that follow fall below the level, as a standard deviation; 0 at the end."""
     samples: np.ndarray
     """Number of samples that the scale stands on."""
     autocorrelation: np.ndarray
@@ -75,7 +75,7 @@ def past(values: np.ndarray, valid: np.ndarray, floor: float | np.ndarray = 0.0)
     shifted[1:] = np.where(before[1:], residual[:-1], 0.0)
     whitened = np.where(before, residual - phi * shifted, residual * np.sqrt(1 - phi**2))
     scale, count = past_scale(whitened, known)
-    after = _next_scale(whitened, known)
+    after = _next_depth(residual, known)
     scale = np.maximum(scale, floor)
     with np.errstate(divide="ignore", invalid="ignore"):
         innovation = whitened / scale
@@ -173,15 +173,22 @@ NETWORK = (
 """Comparisons that sort eight values as far as the two in the middle need it (Batcher, 1968)."""
 
 
-def _next_scale(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return the robust standard deviation, around their median, of the two blocks after the one of each sample."""
-    blocks = _blocks(values[valid])
+def _next_depth(residual: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return how far the two blocks after the one of each sample fall below their level, as a standard deviation.
+
+    A burst of noise goes down as far as up; the aftermath of a spike stays above the level and counts as nothing.
+    """
+    blocks = _blocks(residual[valid])
     if blocks.shape[1] < 4:
-        return np.zeros(len(values))
-    each = _median_of_eight(np.abs(blocks - _median_of_eight(blocks))) * MAD_TO_SD * 1.15  # eight values: 13 % low
-    spread = (each[1:] + each[:-1]) / 2
+        return np.zeros(len(residual))
+    second = np.partition(blocks, 1, axis=0)[1]
+    depth = np.maximum(-(second[1:] + second[:-1]) / 2, 0.0) / SECOND_OF_EIGHT
     block = (np.cumsum(valid) - valid) // BLOCK
-    return np.append(spread, 0.0)[np.minimum(block + 1, len(spread))]
+    return np.append(depth, 0.0)[np.minimum(block + 1, len(depth))]
+
+
+SECOND_OF_EIGHT = 0.8522
+"""Expected depth of the second lowest of eight normal values, in standard deviations."""
 
 
 def autocorrelation(
@@ -258,7 +265,7 @@ def tail_threshold(innovation: np.ndarray, rate: float) -> float:
     return _threshold(rate, max(below, min(above, HEAVIEST)))
 
 
-HEAVIEST = 0.2
+HEAVIEST = 0.15
 """One over the degrees of freedom of the heaviest upper tail that counts as noise."""
 
 PRIOR = 0.15

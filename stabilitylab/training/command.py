@@ -60,22 +60,24 @@ def presets_table() -> str:
     return "\n".join(f"{name:<{width}}  {presets.sentence(name)}" for name in presets.PRESETS)
 
 
-def dry_run(config: Config) -> str:
-    """Return what a training would be: every setting, layers, series, steps, size of the log."""
+def dry_run(config: Config) -> Iterator[str]:
+    """Yield what a training would be, line by line: every setting, layers, series, steps, size of the log."""
+    yield f"preset {config.preset}"
+    yield ""
+    yield "settings"
+    for name, value, meaning in describe(config):
+        yield f"  {name} = {value}"
+        yield f"      {meaning}"
+    yield ""
     _show_warnings()
     with process_group(config.train.device) as ranks:
-        setup = prepare(config, open_dataset(config.data), ranks)
-    lines = [f"preset {config.preset}", "", "settings"]
-    for name, value, meaning in describe(config):
-        lines.append(f"  {name} = {value}")
-        lines.append(f"      {meaning}")
-    return "\n".join([*lines, "", *_plan(setup)])
+        yield from _plan(prepare(config, open_dataset(config.data), ranks))
 
 
 def _plan(setup: Setup) -> Iterator[str]:
     method = setup.method
-    trainable = [name for name, each in method.named_parameters() if each.requires_grad]
-    target = Target(method, setup.optimizer, layers_of(trainable), setup.held_out)
+    names = [name for name, _ in method.named_parameters()]
+    target = Target(method, setup.optimizer, layers_of(names), setup.held_out)
     built, _ = build_probes(setup.probes, target)
     size = sum(each.numel() for each in target.trainable.values())
     yield f"images: {len(setup.data.train)} for training, {len(setup.data.held_out)} held out, from {setup.data.name}"
@@ -106,7 +108,7 @@ def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> in
         setup = prepare(config, open_dataset(config.data), ranks)
         if last is not None and last.step >= setup.total:
             raise InputError(f"{folder} is complete: {last.step} of {setup.total} steps were done")
-        with _reporter(setup, folder, ranks.rank == 0) as reporter:
+        with _reporter(setup, folder, last.step if last else 0, ranks.rank == 0) as reporter:
             outcome = train(setup, folder, reporter, last)
         if ranks.rank == 0:
             _tell(outcome, folder)
@@ -148,7 +150,7 @@ def _tell(outcome: Outcome, folder: Path) -> None:
 
 
 @contextmanager
-def _reporter(setup: Setup, folder: Path, speaks: bool) -> Iterator[Any]:
+def _reporter(setup: Setup, folder: Path, first: int, speaks: bool) -> Iterator[Any]:
     console = Console()
     if not speaks:
         yield _Silent()
@@ -162,7 +164,7 @@ def _reporter(setup: Setup, folder: Path, speaks: bool) -> Iterator[Any]:
         )
         with Progress(*columns, console=console, expand=True) as progress:
             progress.console.print(f"training {setup.config.preset} into {folder}")
-            yield _Bar(progress, progress.add_task("training", total=setup.total, numbers=""))
+            yield _Bar(progress, progress.add_task("training", total=setup.total, completed=first, numbers=""))
     else:
         print(f"training {setup.config.preset} into {folder}", flush=True)
         yield _Lines(setup.total)

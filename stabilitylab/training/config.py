@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, model_validator
 
 from stabilitylab import plugins
 from stabilitylab.errors import InputError
 from stabilitylab.models.vit import Model
-from stabilitylab.parameters import Parameters
+from stabilitylab.parameters import Parameters, validated
 from stabilitylab.training import presets
 from stabilitylab.training.augment import Augment
 from stabilitylab.training.checkpoint import Checkpoints
@@ -36,9 +36,9 @@ class Train(Parameters):
 
     steps: PositiveInt | None = None
     """Number of steps; give this or epochs."""
-    epochs: PositiveFloat | None = None
+    epochs: float | None = Field(None, gt=0, le=1e6)
     """Number of passes over the training images."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of everything random: the same seed gives the same run, bit for bit, on the same machine."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto for the fastest there is."""
@@ -121,7 +121,7 @@ def resolve(preset: str, *layers: Mapping[str, Any]) -> Config:
             sections[section] = False
             continue
         own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
-        sections[section] = _validate(section, kind, own)
+        sections[section] = validated(kind, own, section)
     probes = {key.removeprefix("probes."): sections.pop(key) for key in list(sections) if key.startswith("probes.")}
     return Config(preset=preset, probes=probes, **sections)
 
@@ -149,18 +149,6 @@ def _check_names(settings: Mapping[str, Any], kinds: Mapping[str, type[Parameter
         hint = f"did you mean {' or '.join(near)}?" if near else ""
         rest = f"in {section}: {', '.join(others)}" if others else f"sections: {', '.join(sorted(kinds))}"
         raise InputError(f"no setting is named {name!r}; {hint + ' ' if hint else ''}({rest})")
-
-
-def _validate(section: str, kind: type[Parameters], values: Mapping[str, Any]) -> Parameters:
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        said = []
-        for each in error.errors():
-            name = ".".join([section, *(str(part) for part in each["loc"][:1])])
-            given = "" if not each["loc"] else f" was {each['input']!r}:"
-            said.append(f"{name}{given} {each['msg'].removeprefix('Value error, ')}")
-        raise InputError("; ".join(said)) from error
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from stabilitylab.errors import InputError
@@ -53,6 +53,12 @@ class Data(Parameters):
     """At most so many of the held-out images are looked at while training."""
     broken_limit: int = Field(20, ge=0)
     """So many unreadable images are named and skipped; one more ends the run."""
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Let a run that is resumed from elsewhere find its images."""
+        return None if path is None else path.expanduser().absolute()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -70,7 +71,7 @@ class Setup:
     @property
     def probes(self) -> dict[str, Any]:
         """The configured probes, and False for those that cannot measure because the images have no labels."""
-        blind = [name for name in self.config.probes if plugins.load("probes", name).needs_held_out]
+        blind = [name for name in self.config.probes if plugins.load("probes", name).needs_labels]
         without = blind if self.data.unlabeled else []
         return {name: name not in without and value for name, value in self.config.probes.items()}
 
@@ -84,6 +85,7 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     if config.data.batch_size % ranks.world:
         raise InputError(f"data.batch_size is {config.data.batch_size}, not a multiple of the {ranks.world} processes")
     if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA refuses to be deterministic
         torch.use_deterministic_algorithms(True)
     torch.manual_seed(config.train.seed)
     size, channels = data.image_size, data.channels
@@ -105,12 +107,10 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
 
 
 def _held_out(data: Dataset, ranks: Ranks, method: nn.Module) -> HeldOut | None:
-    if data.unlabeled or ranks.rank > 0:
+    if ranks.rank > 0:
         return None
     held_out, bank = (fixed_images(data, which, ranks.device) for which in ("held_out", "bank"))
-    assert held_out.labels is not None
-    assert bank.labels is not None
-    labels, bank_labels = held_out.labels.to(ranks.device), bank.labels.to(ranks.device)
+    labels, bank_labels = (None if each.labels is None else each.labels.to(ranks.device) for each in (held_out, bank))
     encode: Any = method.encode
     return HeldOut(held_out.images, labels, bank.images, bank_labels, encode, len(data.train))
 
@@ -128,16 +128,17 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
     batch_size, seed = config.data.batch_size, config.train.seed
     rate = config.optimizer.rate(batch_size)
     first = resume.step if resume else 0
+    state = checkpoints.load(resume) if resume else None  # before the run is touched
     recorder = _recorder(setup, out, first)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
-    if resume:
-        _restore(resume, setup, recorder, scaler)
     model = DistributedDataParallel(method, broadcast_buffers=False) if ranks.world > 1 else method
     method.train()
     where: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
     stream = batches(setup.data, config.augment, seed=seed, steps=total, first_step=first, **where)
     started = time.perf_counter()
     with recorder, closing(stream), _signals() as signals:
+        if state:
+            _restore(state, setup, recorder, scaler)
         for batch in stream:
             torch.manual_seed(_seed_of(seed, batch.step, ranks.rank))
             for group in optimizer.param_groups:
@@ -253,11 +254,9 @@ def _save(out: Path, done: int, setup: Setup, recorder: Recorder, scaler: torch.
     checkpoints.save(out, state, method.backbone.state_dict(), setup.timm_arguments, keep)
 
 
-def _restore(resume: checkpoints.Checkpoint, setup: Setup, recorder: Recorder, scaler: torch.amp.GradScaler) -> None:
-    state = checkpoints.load(resume)
+def _restore(state: checkpoints.State, setup: Setup, recorder: Recorder, scaler: torch.amp.GradScaler) -> None:
     setup.method.load_state_dict(state.model)
     setup.optimizer.load_state_dict(dict(state.optimizer))
     if state.scaler:
         scaler.load_state_dict(dict(state.scaler))
-    device = setup.ranks.device
-    recorder.load_state({name: value.to(device) for name, value in state.probes.items()})
+    recorder.load_state({name: value.to(setup.ranks.device) for name, value in state.probes.items()})

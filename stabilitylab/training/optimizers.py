@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveFloat, field_validator, model_validator
@@ -17,18 +17,21 @@ from stabilitylab.parameters import Parameters
 __all__ = ["Optimizer", "build"]
 
 
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimizer(Parameters):
     """The optimizer."""
 
     name: str = "adamw"
-    """adamw, lamb, lars, sgd, or any other optimizer of timm."""
+    """adamw, lamb, lars, sgd (without Nesterov), or another optimizer of timm that these parameters suit."""
     lr: PositiveFloat | None = None
     """Learning rate at the batch size in use; give this or base_lr."""
     base_lr: PositiveFloat | None = None
     """Learning rate per 256 samples: the rate in use is base_lr x data.batch_size / 256."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay, on every trainable parameter."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
     """Decay rates of the two moments; for optimizers that have them."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second moment; for optimizers that have it."""
@@ -72,12 +75,15 @@ def build(config: Optimizer, parameters: Iterable[nn.Parameter], batch_size: int
         return torch.optim.AdamW(
             trainable, lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused
         )
+    if config.name == "sgd":  # timm's is Nesterov's
+        return torch.optim.SGD(trainable, lr, momentum=config.momentum, weight_decay=config.weight_decay)
     own: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
-    if config.name in ("sgd", "momentum", "lars", "nlars"):
+    if config.name in ("momentum", "lars", "nlars"):
         own = {}
     try:
         return create_optimizer_v2(
             trainable, config.name, lr, weight_decay=config.weight_decay, momentum=config.momentum, **own
         )
-    except (TypeError, ValueError, ImportError) as error:
-        raise InputError(f"optimizer.name is {config.name!r}, which cannot be built: {error}") from error
+    except Exception as error:  # what an optimizer of another library objects to, it says in its own way
+        reason = str(error) or type(error).__name__
+        raise InputError(f"optimizer.name is {config.name!r}, which cannot be built here: {reason}") from error

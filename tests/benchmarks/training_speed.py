@@ -104,7 +104,7 @@ def steps_alone(name: str, config: Config, size: int, channels: int, blocks: int
     """Compare a step without its data: plain, ours with the cheap probes, and ours with none."""
     with process_group("cpu") as ranks:
         setups = [prepare(config, open_dataset(config.data), ranks) for _ in range(3)]
-    heavy = [probe for probe in plugins.names("probes") if plugins.load("probes", probe).needs_held_out]
+    heavy = [probe for probe in plugins.names("probes") if plugins.load("probes", probe).Parameters().every > 1]
     recorder = Recorder(folder / name, setups[0].method, setups[0].optimizer, probes=dict.fromkeys(heavy, False))
     steps = {
         "plain": plain_step(setups[2]),
@@ -173,7 +173,7 @@ def end_to_end(config: Config, blocks: int, folder: Path) -> None:
     """Compare images per second with the data: each side keeps its own stream."""
     with process_group("cpu") as ranks:
         ours, other = (prepare(config, open_dataset(config.data), ranks) for _ in range(2))
-    heavy = [probe for probe in plugins.names("probes") if plugins.load("probes", probe).needs_held_out]
+    heavy = [probe for probe in plugins.names("probes") if plugins.load("probes", probe).Parameters().every > 1]
     recorder = Recorder(folder / "whole", ours.method, ours.optimizer, probes=dict.fromkeys(heavy, False))
     step, plain = our_step(ours, recorder), plain_step(other)
     loader = torch.utils.data.DataLoader(
@@ -213,7 +213,7 @@ def heavy_probes(config: Config, folder: Path) -> None:
     print("\none measurement of the heavy probes on digits")
     for name in plugins.names("probes"):
         kind = plugins.load("probes", name)
-        if not kind.needs_held_out:
+        if kind.Parameters().every == 1:
             continue
         others = {each: False for each in plugins.names("probes") if each != name}
         recorder = Recorder(folder / name, setup.method, held_out=setup.held_out, probes=others | {name: {"every": 1}})
