@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from stabilitylab import parameters, plugins, telling
 from stabilitylab.atomic import replace, write_json
-from stabilitylab.detectors import spike
+from stabilitylab.detectors import dip, spike
 from stabilitylab.episodes import follow, group, layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Episode, Event, Finding
@@ -97,6 +97,7 @@ def analyze(run: Run, **parameters: Any) -> Analysis:
     events: list[Event] = []
     frames: dict[str, pd.DataFrame] = {}
     resolution: dict[str, spike.Resolution] = {}
+    compared: dict[str, dip.Compared] = {}
     for detector in detectors.values():
         for name in detector.series:
             if name not in run:
@@ -105,6 +106,8 @@ def analyze(run: Run, **parameters: Any) -> Analysis:
                 frames[name] = layer_magnitudes(run) if name == "gradients.norm" else run[name]
             if isinstance(detector, spike.Detector):
                 found, resolution = detector.examine(name, frames[name])
+            elif isinstance(detector, dip.Detector):
+                found, compared = detector.examine(name, frames[name], _about(run, name, frames[name]))
             else:
                 found = detector.detect(name, frames[name], _about(run, name, frames[name]))
             events += found
@@ -129,7 +132,7 @@ def analyze(run: Run, **parameters: Any) -> Analysis:
             seed=limits.seed,
         )
     used = limits.model_dump() | {name: each.parameters.model_dump() for name, each in detectors.items()}
-    evidence = telling.Evidence(run, frames, tuple(events), tuple(episodes), table, resolution, used)
+    evidence = telling.Evidence(run, frames, tuple(events), tuple(episodes), table, resolution, compared, used)
     return Analysis(run, tuple(events), tuple(episodes), table, tuple(telling.tell(evidence)), used)
 
 

@@ -164,7 +164,7 @@ def _tell(analysis: Analysis, most: int = 12) -> None:
     console.print(f"[bold]{escape(run.name)}[/bold]  {run.status}", soft_wrap=True)
     shown = sorted(sorted(analysis.events, key=lambda event: -event.score)[:most])
     if shown:
-        table = Table("step", "what", "where", "begins", "peak", "ends", "size", box=None, pad_edge=False)
+        table = Table("start", "what", "where", "onset", "peak", "stop", "size", box=None, pad_edge=False)
         for event in shown:
             where = f"{event.series} {event.label}" if event.series != "gradients.norm" else event.label
             times = (f"{step:,}" for step in (event.start, event.onset, event.peak, event.stop))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from stabilitylab.findings import Episode, Event
 from stabilitylab.run import Run
 from stabilitylab.stats.lag import cluster
 
-__all__ = ["expected_followers", "follow", "group", "layer_magnitudes"]
+__all__ = ["Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
 
 
 def layer_magnitudes(run: Run, series: str = "gradients.norm") -> pd.DataFrame:
@@ -53,7 +54,8 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm") -> pd.DataFrame:
 def group(spikes: Iterable[Event], layers: Sequence[str], gap: int) -> list[Episode]:
     """Join the spikes of all layers whose onsets lie within a gap of each other into episodes.
 
-    Where a layer has several spikes in one episode, the tallest stands for them.
+    Where a layer has several spikes in one episode, the tallest stands for them, and the first says when the layer
+    was hit.
 
     Args:
         spikes: of any layers.
@@ -67,13 +69,14 @@ def group(spikes: Iterable[Event], layers: Sequence[str], gap: int) -> list[Epis
     number = cluster(np.array([each.onset for each in ordered]), gap)
     episodes = []
     for members in np.split(np.arange(len(ordered)), np.flatnonzero(np.diff(number)) + 1):
+        joint = [ordered[at] for at in members]
         tallest: dict[str, Event] = {}
-        for each in (ordered[at] for at in members):
+        for each in joint:
             if each.label not in tallest or each.height > tallest[each.label].height:
                 tallest[each.label] = each
         kept = tuple(sorted(tallest.values(), key=lambda each: (each.onset, depth.get(each.label, len(depth)))))
-        first = tuple(each.label for each in kept if each.onset == kept[0].onset)
-        episodes.append(Episode(min(e.start for e in kept), max(e.stop for e in kept), kept, first))
+        first = tuple(dict.fromkeys(each.label for each in joint if each.onset == joint[0].onset))
+        episodes.append(Episode(min(e.start for e in joint), max(e.stop for e in joint), kept, first))
     return episodes
 
 
@@ -120,3 +123,68 @@ def expected_followers(
     for chance in chances:
         number = np.convolve(number, [1 - chance, chance])
     return seen, float(np.sum(chances)), min(1.0, float(number[seen:].sum()))
+
+
+class Aftermath(NamedTuple):
+    """How a curve fell after episodes, on average."""
+
+    episodes: int
+    """Number of episodes, at least a horizon apart, that have measurements before and after."""
+    fall: float
+    """Mean fall in the unit of the curve; NaN without an episode."""
+    by_chance: float
+    """Mean fall after the episodes moved at random."""
+    p: float
+    """Share of such moves with a fall at least as large."""
+
+
+def aftermath(
+    episodes: Iterable[Episode],
+    curve: pd.Series,
+    rng: np.random.Generator,
+    horizon: int = 100,
+    width: int = 500,
+    draws: int = 2000,
+) -> Aftermath:
+    """Return the mean fall of a curve after episodes: its last five measurements before against its next two.
+
+    One small fall drowns in the fluctuation of the curve; the mean over episodes need not. By chance: each episode is
+    moved uniformly within a width on both sides, as in `expected_followers`.
+
+    Args:
+        episodes: any order; of several whose starts lie within the horizon the first counts.
+        curve: index ``step``; NaN is left out.
+        rng: for the moves.
+        horizon: steps after the start within which the next measurements must lie.
+        width: steps by which an episode is moved at most.
+        draws: number of moves.
+    """
+    curve = curve.dropna()
+    steps, values = curve.index.to_numpy(), curve.to_numpy(dtype=float)
+    starts: list[int] = []
+    for each in sorted(each.start for each in episodes):
+        if not starts or each > starts[-1] + horizon:
+            starts.append(each)
+    if len(steps) < 7 or not starts:
+        return Aftermath(0, float("nan"), float("nan"), 1.0)
+    before = np.full(len(steps) + 1, np.nan)
+    before[5:] = np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=1)
+    after = np.append((values[:-1] + values[1:]) / 2, [np.nan, np.nan])
+    soon = np.append(steps[1:], [np.iinfo(steps.dtype).max] * 2)  # step of the second measurement after
+
+    def falls(times: np.ndarray) -> np.ndarray:
+        at = np.searchsorted(steps, times)  # a measurement at the very step sees the weights before its update
+        at = np.where((at < len(steps)) & (steps[np.minimum(at, len(steps) - 1)] == times), at + 1, at)
+        return np.where(soon[at] <= times + horizon, before[at] - after[at], np.nan)
+
+    seen = falls(np.array(starts))
+    used = np.array(starts)[np.isfinite(seen)]
+    if len(used) == 0:
+        return Aftermath(0, float("nan"), float("nan"), 1.0)
+    low, high = np.maximum(used - width, steps[5]), np.minimum(used + width, steps[-2])
+    moved = falls(rng.integers(low, np.maximum(high, low) + 1, size=(draws, len(used))))
+    known = np.isfinite(moved)
+    chance = np.where(known, moved, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    fall = float(np.nanmean(seen))
+    p = (1 + int((chance >= fall - 1e-12).sum())) / (1 + draws)
+    return Aftermath(len(used), fall, float(chance.mean()), p)

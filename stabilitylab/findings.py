@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["Episode", "Event", "Finding", "from_json", "to_json"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     r"""One thing that happened in one column of a series; all times are training steps.
 
@@ -26,21 +26,29 @@ class Event:
     start: int
     """First step at which the series is outside its usual range."""
     onset: int
-    """First step at or above half of the way from the level to the peak, on the scale of the detector."""
+    """First step at or above half of the way from the level to the peak, in the rise that leads to the peak."""
     peak: int
     """Step of the largest deviation."""
     stop: int
     """Last step at which the event is still on (inclusive)."""
-    kind: str = field(compare=False)
+    kind: str
     """What it is: ``spike``, ``dip``, ``step``, ``collapse``, ``divergence``, ..."""
-    series: str = field(compare=False)
+    series: str
     """Name of the series it was found in."""
-    label: str = field(compare=False)
+    label: str
     """Column of that series."""
-    height: float = field(compare=False)
+    height: float
     """Size of the deviation at its peak, in the unit that the detector states; may be infinite."""
-    score: float = field(compare=False)
+    score: float
     """How unusual it is, in robust standard deviations of the series' own past; may be infinite."""
+
+    @property
+    def place(self) -> tuple[int, int, int, int, str, str, str]:
+        """What events are sorted by: their times, then kind, series and label."""
+        return self.start, self.onset, self.peak, self.stop, self.kind, self.series, self.label
+
+    def __lt__(self, other: Event) -> bool:
+        return self.place < other.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +58,9 @@ class Episode:
     start: int
     stop: int
     events: tuple[Event, ...]
-    """Ordered by onset; at most one for each layer."""
+    """Ordered by onset; at most one for each layer, its tallest."""
     first_layers: tuple[str, ...]
-    """The layers whose onset comes first; several when they tie."""
+    """The layers whose onset comes first, of all their spikes in the cluster; several when they tie."""
     followed_by: tuple[Event, ...] = ()
     """Events of other series that begin within the stated horizon after the start."""
 

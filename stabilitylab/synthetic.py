@@ -17,9 +17,6 @@ from stabilitylab.run import RunWriter
 
 __all__ = ["Parameters", "Synthetic", "noise", "spike_shape", "synthesize", "trend", "write"]
 
-NOISES = ("gaussian", "student", "autocorrelated", "bursty")
-TRENDS = ("flat", "warmup", "decay", "waves", "drop", "drift")
-
 Noise = Literal["gaussian", "student", "autocorrelated", "bursty"]
 Trend = Literal["flat", "warmup", "decay", "waves", "drop", "drift"]
 

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stabilitylab.detectors import divergence
+from stabilitylab.detectors.dip import Compared
 from stabilitylab.detectors.spike import Resolution
-from stabilitylab.episodes import expected_followers
+from stabilitylab.episodes import aftermath, expected_followers
 from stabilitylab.findings import Episode, Event, Finding
+from stabilitylab.leads import FEWEST
 from stabilitylab.phrasing import count, ending, joined, p_value, ratio, signed, span, times
 from stabilitylab.run import Run
+from stabilitylab.stats.proportion import binomial_p
 
 __all__ = ["Evidence", "tell"]
 
@@ -31,6 +35,8 @@ class Evidence:
     lags: pd.DataFrame
     resolution: Mapping[str, Resolution]
     """Layer to what could have been seen in it."""
+    compared: Mapping[str, Compared]
+    """Column of the accuracy to how its measurements were compared."""
     parameters: Mapping[str, Any]
 
     def of(self, *kinds: str, series: str | None = None) -> list[Event]:
@@ -46,6 +52,7 @@ def tell(evidence: Evidence) -> list[Finding]:
         *_origin(evidence),
         *_lead(evidence),
         *_dips(evidence),
+        *_aftermath(evidence),
         *_collapse(evidence),
         *_others(evidence),
         *_not_judged(evidence),
@@ -58,19 +65,26 @@ def _divergence(evidence: Evidence) -> list[Finding]:
         return []
     events = evidence.of("divergence")
     method = "loss not finite, or a jump over its robust past level that does not return before the record ends"
-    if not events:
-        sentence = f"The loss stayed finite and did not leave its level for good in {span(frame)}."
-        return [Finding("divergence", sentence, "none", {}, method, evidence.parameters.get("divergence", {}))]
-    broken = [each for each in events if np.isinf(each.height)]
-    gone = [each for each in events if np.isfinite(each.height)]
-    parts = []
-    if broken:
-        parts.append(f"The loss was not finite {times(len(broken))}, first at step {broken[0].start:,}.")
-    if gone:
-        parts.append(f"The loss left its level at step {gone[0].start:,} and did not come back.")
-    numbers = {"not_finite": len(broken), "first": events[0].start}
     parameters = evidence.parameters.get("divergence", {})
-    return [Finding("divergence", " ".join(parts), "diverged", numbers, method, parameters, tuple(events))]
+    finite = np.isfinite(frame.to_numpy(dtype=float)).all(axis=1)
+    broken = frame.index[~finite]
+    gone = [each for each in events if np.isfinite(each.height)]
+    patience = int(parameters.get("patience", 0))
+    needed = patience + divergence.LEARNED
+    parts = [f"The loss stayed finite in {span(frame)}."]
+    if len(broken):
+        parts = [f"The loss was not finite at {count(len(broken), 'step')}, first at step {broken[0]:,}."]
+    if gone:
+        parts.append(f"It left its level at step {gone[0].start:,} and did not come back.")
+    elif finite.sum() < needed:
+        parts.append(f"Whether it left its level for good cannot be judged with fewer than {needed:,} finite losses.")
+    else:
+        parts.append(f"It did not leave its level for good, as far as can be told of the last {patience:,}.")
+    numbers = {"not_finite": len(broken), "samples": len(frame)}
+    if len(broken) or gone:
+        numbers["first"] = min([int(each) for each in broken[:1]] + [each.start for each in gone])
+    verdict = "diverged" if events or len(broken) else ("not judged" if finite.sum() < needed else "none")
+    return [Finding("divergence", " ".join(parts), verdict, numbers, method, parameters, tuple(events))]
 
 
 SPIKE_METHOD = (
@@ -87,7 +101,7 @@ def _spikes(evidence: Evidence) -> list[Finding]:
     where = f"{span(frame)} of {count(len(judged), 'layer')}"
     parameters = evidence.parameters["spike"]
     episodes, shifts = evidence.episodes, evidence.of("shift", series="gradients.norm")
-    chance = parameters["false_alarms"] * sum(each.judged for each in judged.values()) / 1e4
+    chance = sum(each.chance for each in judged.values())
     several = sum(len(each.events) > 1 for each in episodes)
     numbers: dict[str, Any] = {
         "episodes": len(episodes),
@@ -113,7 +127,8 @@ def _spikes(evidence: Evidence) -> list[Finding]:
         sentence = (
             f"{count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
             f"the largest: {top.label} at step {top.peak:,}, {size}. "
-            f"By chance about {chance:,.1f} would be seen, each in a single layer."
+            f"By chance {'fewer than 0.1' if chance < 0.1 else f'up to about {chance:,.1f}'} would be seen, "
+            "each in a single layer."
         )
     if shifts:
         sentence += f" The level of {joined([each.label for each in shifts])} rose for good, "
@@ -142,36 +157,45 @@ def _origin(evidence: Evidence) -> list[Finding]:
     begin = Counter(name for each in episodes for name in each.first_layers)
     alone = Counter(each.first_layers[0] for each in episodes if len(each.first_layers) == 1)
     tallest = Counter(max(each.events, key=lambda event: event.height).label for each in episodes)
-    number = len(episodes)
-    together = sum(len(each.first_layers) > 1 for each in episodes)
+    number, lone = len(episodes), alone.total()
+    together = number - lone
     top, top_count = tallest.most_common(1)[0]
     if number == 1:
         sentence = f"The one spike that hits more than one layer begins in {joined(episodes[0].first_layers)}"
         sentence += " at the same step" if together else ""
     else:
-        sentence = (
-            f"Of {number} spikes that hit more than one layer, {begin[first]} begin{ending(begin[first])} in the "
-        )
-        sentence += f"first layer ({first}), {alone[first]} there alone; in {together} several layers begin at the "
-        sentence += "same step"
-    others = [(name, count) for name, count in begin.most_common() if name != first and count > begin[first]]
-    if others and number > 1:
-        sentence += f"; more often than the first layer: {joined([f'{name} ({count})' for name, count in others[:3]])}"
+        sentence = f"Of {number} spikes that hit more than one layer, {alone[first]} begin{ending(alone[first])} in "
+        sentence += f"the first layer ({first}) alone and {lone - alone[first]} in another layer alone"
+        often = [f"{name} ({times})" for name, times in alone.most_common() if name != first]
+        sentence += f": {joined(often, 3)}" if often else ""
+        sentence += f"; in {together} several layers begin at the same step"
     sentence += f". Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
+    p_first, p_other = binomial_p(alone[first], lone), binomial_p(lone - alone[first], lone)
     numbers = {
         "episodes": number,
         "begin_in": dict(begin),
         "begin_alone_in": dict(alone),
         "tallest_in": dict(tallest),
         "several_begin_together": together,
+        "p_first_layer": p_first,
     }
-    share = begin[first] / number
-    verdict = "first layer" if share >= 0.5 else "other layers"
+    alpha = evidence.parameters["alpha"]
     if number < 3:
         verdict = "too few events"
+    elif 2 * together > number:
+        verdict = "together"
+    elif p_first <= alpha:
+        verdict = "first layer"
+    elif p_other <= alpha:
+        verdict = "other layers"
+    else:
+        verdict = "no single layer"
     events = tuple(sorted(event for each in episodes for event in each.events))
-    method = "earliest onset (half-rise on the log scale) and largest ratio within each episode"
-    parameters = {"episode_gap": evidence.parameters["episode_gap"]}
+    method = (
+        "earliest onset (half-rise on the log scale) and largest ratio within each episode; one-sided binomial test of "
+        "the episodes that begin in one layer alone"
+    )
+    parameters = {"episode_gap": evidence.parameters["episode_gap"], "alpha": alpha}
     return [Finding("where spikes begin", sentence, verdict, numbers, method, parameters, events)]
 
 
@@ -213,15 +237,19 @@ def _lead(evidence: Evidence) -> list[Finding]:
         sentence = f"By spike onsets, {first} {'; '.join(parts)}."
         if few is not None:
             sentence += f" Too few events for {count(len(few), 'layer')}."
-    decided = [name for name in ("leads", "follows", "together") if name in counts]
-    if counts.get("too few events", 0) == len(table):
+    judged = len(table) - counts.get("too few events", 0)
+    claimed = [name for name in ("leads", "follows") if name in counts]
+    if not judged:
         verdict = "too few events"
-    elif {"leads", "follows"} <= set(decided):
-        verdict = "inconclusive"
+    elif len(claimed) == 1:
+        verdict = claimed[0] + (" some layers" if 2 * counts[claimed[0]] <= judged else "")
     else:
-        verdict = next((name for name in ("leads", "follows") if name in decided), "")
-        verdict = verdict or ("together" if decided and "inconclusive" not in counts else "inconclusive")
-    numbers = {"verdicts": counts, "matched": dict(zip(table["layer"], table["matched"], strict=True))}
+        verdict = "together" if counts.get("together") == judged else "inconclusive"
+    numbers = {
+        "verdicts": counts,
+        "judged": judged,
+        "matched": dict(zip(table["layer"], table["matched"], strict=True)),
+    }
     parameters = {
         name: evidence.parameters[name] for name in ("window", "near", "alpha", "thresholds", "draws", "seed")
     }
@@ -233,19 +261,25 @@ def _dips(evidence: Evidence) -> list[Finding]:
     if frame is None or frame.empty:
         return []
     about = evidence.run.about("knn.accuracy")
-    paired = "knn.correct" in evidence.run
     label = "bank" if "bank" in frame else str(frame.columns[0])
     events = [each for each in evidence.of("dip", "step", "drop", series="knn.accuracy") if each.label == label]
     others = len(evidence.of("dip", "step", "drop", series="knn.accuracy")) - len(events)
     method = "fall below the median of the five measurements before, larger than the curve's own fluctuation"
-    if about.get("samples"):
-        kind = "McNemar's test on the same images" if paired else "the binomial error"
-        method += f", and not explained by {kind} ({about['samples']} images), corrected along the curve"
+    compared = evidence.compared.get(label, Compared(0, 0))
+    if about.get("samples") or compared.paired:
+        kind = "the binomial error"
+        if compared.paired:
+            kind = "McNemar's test on the same images"
+            if compared.paired < compared.judged:
+                kind += f" where their votes are known, at {compared.paired:,} of {compared.judged:,} measurements"
+                kind += ", else the binomial error" if about.get("samples") else ""
+        images = f" ({about['samples']} images)" if about.get("samples") else ""
+        method += f", and not explained by {kind}{images}, corrected along the curve"
     measured = int(frame[label].notna().sum())
     kinds = Counter(each.kind for each in events)
     numbers: dict[str, Any] = {
         "measurements": measured, "dips": kinds["dip"], "steps": kinds["step"], "drops": kinds["drop"],
-        "in_other_columns": others,
+        "in_other_columns": others, "judged": compared.judged, "paired": compared.paired,
     }  # fmt: skip
     parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
     if measured < 14:
@@ -270,6 +304,33 @@ def _dips(evidence: Evidence) -> list[Finding]:
         sentence += f" {seen} of {len(events)} begin{ending(seen)} within {horizon} steps after a gradient spike"
         sentence += f"; {expected:.1f} would by chance (p = {p_value(p)})."
     return [Finding("dips", sentence, "dips", numbers, method, parameters, tuple(events))]
+
+
+def _aftermath(evidence: Evidence) -> list[Finding]:
+    """Say whether the accuracy falls after spikes on average, which small falls one by one cannot show."""
+    frame = evidence.frames.get("knn.accuracy")
+    if frame is None or frame.empty or not evidence.episodes:
+        return []
+    label = "bank" if "bank" in frame else str(frame.columns[0])
+    used = {name: evidence.parameters[name] for name in ("horizon", "alpha", "draws", "seed")}
+    rng = np.random.default_rng(used["seed"])
+    found = aftermath(evidence.episodes, frame[label], rng, used["horizon"], draws=used["draws"])
+    method = (
+        "median of the five measurements before each gradient spike less the mean of the two after it, averaged; "
+        "against the same with the spikes moved by up to 500 steps"
+    )
+    numbers = {"episodes": found.episodes, "fall": found.fall, "by_chance": found.by_chance, "p": found.p}
+    if found.episodes < FEWEST:
+        sentence = f"Whether the kNN accuracy falls after gradient spikes on average cannot be said of {found.episodes}"
+        sentence += f": at least {FEWEST}, more than {used['horizon']} steps apart, are needed."
+        return [Finding("after spikes", sentence, "too few events", numbers, method, used)]
+    way = "lower" if found.fall >= 0 else "higher"
+    sentence = (
+        f"After {found.episodes} gradient spikes the kNN accuracy is {100 * abs(found.fall):.1f} points {way} on "
+        f"average than before ({100 * found.by_chance:+.1f} points of fall by chance, p = {p_value(found.p)})."
+    )
+    verdict = "falls" if found.p <= used["alpha"] and found.fall > 0 else "none"
+    return [Finding("after spikes", sentence, verdict, numbers, method, used)]
 
 
 def _collapse(evidence: Evidence) -> list[Finding]:
@@ -335,20 +396,25 @@ WANTED = {
 
 def _not_judged(evidence: Evidence) -> list[Finding]:
     reasons = {}
+    layers = evidence.run.layers
     for name, what in WANTED.items():
         if name not in evidence.run:
             reasons[name] = f"{what}: {name} was not recorded"
+        elif name == "gradients.norm" and not layers.names:
+            reasons[name] = f"{what}: the run names no layers"
         elif evidence.frames[name].empty:
             reasons[name] = f"{what}: {name} holds no rows"
-    first = evidence.run.layers.first
     if "gradients.norm" not in reasons:
-        resolution = evidence.resolution.get(first)
+        resolution = evidence.resolution.get(layers.first)
         if resolution is None or resolution.judged == 0:
-            reasons["first layer"] = f"what the first layer does: {first} has no gradient, or too few steps"
+            reasons["first layer"] = f"what the first layer does: {layers.first} has no gradient, or too few steps"
         steps = evidence.frames["gradients.norm"].index
         every = int(np.median(np.diff(steps))) if len(steps) > 1 else 1
         if every > 1:
             reasons["sampling"] = f"lags under {every} steps: gradients were recorded every {every} steps"
+    for name, why in evidence.run.header.get("disabled", {}).items():
+        last = (str(why.get("traceback", "")).strip().splitlines() or ["no traceback"])[-1].strip()
+        reasons[f"probe {name}"] = f"the probe {name} was switched off at step {why.get('step', '?')}: {last}"
     if not reasons:
         return []
     sentence = f"Not judged: {'; '.join(reasons.values())}."

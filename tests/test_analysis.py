@@ -10,7 +10,7 @@ import pytest
 
 from stabilitylab import synthetic
 from stabilitylab.analysis import analyze
-from stabilitylab.episodes import expected_followers, group, layer_magnitudes
+from stabilitylab.episodes import aftermath, expected_followers, group, layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event, Finding, from_json
 from stabilitylab.leads import lags
@@ -125,11 +125,39 @@ class TestEpisodes:
     def test_grouping(self):
         episodes = group([event("b", 100), event("a", 100, 3.0), event("b", 110, 9.0), event("c", 300)], "abc", 20)
         assert [(each.start, each.stop, each.first_layers) for each in episodes] == [
-            (100, 110, ("a",)),
+            (100, 110, ("a", "b")),  # b at 100 too, though its tallest comes later
             (300, 300, ("c",)),
         ]
         assert [each.height for each in episodes[0].events] == [3.0, 9.0]  # one for each layer, the tallest
+        (early,) = group([event("b", 98), event("a", 100, 3.0), event("b", 110, 9.0)], "abc", 20)
+        assert early.first_layers == ("b",)
         assert group([], "abc", 20) == []
+
+    def test_small_falls_after_many_spikes_are_seen_in_their_mean(self):
+        rng = np.random.default_rng(0)
+        steps = np.arange(0, 6000, 10)
+        times = rng.integers(300, 5700, 8)
+        episodes = group([event("a", int(t)) for t in times], "a", 20)
+        found, false = [], []
+        for _ in range(100):
+            values = 0.97 + 0.006 * rng.standard_normal(600)
+            false.append(aftermath(episodes, pd.Series(values, steps), rng, draws=200).p <= 0.05)
+            for each in episodes:
+                values[(steps > each.start) & (steps <= each.start + 20)] -= 0.01
+            seen = aftermath(episodes, pd.Series(values, steps), rng, draws=200)
+            found.append(seen.p <= 0.05)
+        assert seen.episodes >= 5
+        assert np.mean(false) <= 0.05 + 2 * (0.05 * 0.95 / 100) ** 0.5
+        assert np.mean(found) >= 0.9
+
+    def test_the_aftermath_of_nothing(self):
+        rng = np.random.default_rng(0)
+        curve = pd.Series(np.ones(20), np.arange(20))
+        assert aftermath([], curve, rng).episodes == 0
+        assert aftermath(group([event("a", 2)], "a", 20), curve, rng).episodes == 0  # nothing before
+        assert aftermath(group([event("a", 18)], "a", 20), curve, rng).episodes == 0  # nothing after
+        one = aftermath(group([event("a", 10)], "a", 20), curve, rng)
+        assert (one.episodes, one.fall, one.p) == (1, 0.0, 1.0)
 
     def test_followers_by_chance_are_the_covered_share_of_time(self):
         episodes = group([event("a", t) for t in (1000, 2000, 3000)], "a", 20)
@@ -173,6 +201,71 @@ class TestAnalyze:
         assert (collapse.verdict, collapse.numbers["dead"], collapse.numbers["since"]) == ("dimensional", 6, 2000)
         assert finding(analysis, "divergence").events[0].start == 2800
         assert "representation" in finding(analysis, "not judged").sentence
+
+    def test_a_lead_over_one_layer_of_many_is_said_to_be_one(self, tmp_path):
+        planted = {"steps": 3000, "layers": 4, "spikes": tuple(range(200, 2800, 200)), "heights": (5.0,)}
+        lead = finding(analyze(make(tmp_path / "r", lags=(0, 6, 0, 0), **planted)), "lead")
+        assert (lead.verdict, lead.numbers["judged"]) == ("leads some layers", 3)
+        assert finding(analyze(make(tmp_path / "s", lags=(0, 6, 7, 0), **planted)), "lead").verdict == "leads"
+
+    @pytest.mark.parametrize(
+        ("lags", "verdict"), [((0, 0, 0), "together"), ((0, 5, 5), "first layer"), ((5, 0, 5), "other layers")]
+    )
+    def test_where_spikes_begin_is_decided_by_lone_starts(self, tmp_path, lags, verdict):
+        run = make(tmp_path / "r", steps=3000, layers=3, spikes=tuple(range(200, 2800, 200)), lags=lags)
+        found = finding(analyze(run, draws=200), "where spikes begin")
+        assert found.verdict == verdict
+        assert found.numbers["several_begin_together"] == (13 if verdict == "together" else 0)
+
+    def test_few_lone_starts_are_no_single_layer(self, tmp_path):
+        run = make(tmp_path / "r", steps=1200, layers=2, spikes=(200, 400, 600, 800), lags=(0, 5))
+        assert finding(analyze(run, draws=200), "where spikes begin").verdict == "no single layer"
+
+    @pytest.mark.parametrize("first", [0, 100])
+    def test_a_loss_that_is_not_finite_is_counted_in_steps(self, tmp_path, first):
+        run = make(tmp_path / "r", steps=600, layers=2, nonfinite=(*range(first, first + 7), 400))
+        found = finding(analyze(run), "divergence")
+        assert (found.verdict, found.numbers["not_finite"], found.numbers["first"]) == ("diverged", 8, first)
+        assert "not finite at 8 steps" in found.sentence
+        assert "stayed finite" not in found.sentence
+        assert finding(analyze(run), "spikes").numbers["tallest"] == np.inf
+
+    def test_what_is_never_finite(self, tmp_path):
+        found = finding(analyze(make(tmp_path / "r", steps=60, layers=2, nonfinite=tuple(range(60)))), "divergence")
+        assert (found.verdict, found.numbers["not_finite"]) == ("diverged", 60)
+
+    def test_a_short_run_says_that_it_is_too_short_to_diverge(self, tmp_path):
+        run = make(tmp_path / "r", steps=140, layers=2, diverge_at=60)
+        found = finding(analyze(run), "divergence")
+        assert found.verdict == "not judged"
+        assert "cannot be judged" in found.sentence
+
+    def test_votes_that_do_not_cover_the_curve_are_said(self, tmp_path):
+        made = synthetic.synthesize(steps=2000, layers=2, dips=(1500,), depth=0.2)
+        series = dict(made.series) | {"knn.correct": made.series["knn.correct"].loc[:300]}
+        synthetic.write(
+            tmp_path / "r", synthetic.Synthetic(series, made.about, made.layers, made.truth, made.parameters)
+        )
+        found = finding(analyze(Run(tmp_path / "r")), "dips")
+        assert found.numbers["dips"] == 1
+        assert 0 < found.numbers["paired"] < found.numbers["judged"]
+        assert "binomial" in found.method
+
+    def test_a_probe_that_was_switched_off_is_told(self, tmp_path):
+        synthetic.write(tmp_path / "r", steps=200, layers=2)
+        header = json.loads((tmp_path / "r" / "run.json").read_text())
+        header["disabled"] = {"knn": {"step": 120, "traceback": "Traceback ...\nValueError: no neighbors\n"}}
+        (tmp_path / "r" / "run.json").write_text(json.dumps(header))
+        sentence = finding(analyze(Run(tmp_path / "r")), "not judged").sentence
+        assert "the probe knn was switched off at step 120: ValueError: no neighbors" in sentence
+
+    def test_a_run_that_names_no_layers(self, tmp_path):
+        made = synthetic.synthesize(steps=300, layers=2, spikes=(200,))
+        none = {"names": [], "of": {}, "first": ""}
+        synthetic.write(tmp_path / "r", synthetic.Synthetic(made.series, made.about, none, (), made.parameters))
+        analysis = analyze(Run(tmp_path / "r"))
+        assert "names no layers" in finding(analysis, "not judged").sentence
+        assert analysis.episodes == ()
 
     def test_a_quiet_run_says_so_and_what_it_could_have_seen(self, tmp_path):
         analysis = analyze(make(tmp_path / "r", steps=1500, layers=5))
@@ -270,6 +363,14 @@ class TestAnalyze:
         one, other = analyze(run), analyze(run)
         assert one.findings == other.findings
         pd.testing.assert_frame_equal(one.lags, other.lags)
+
+
+def test_events_that_differ_in_anything_differ_and_are_sorted_by_all_that_places_them():
+    one, other, later = event("b", 100), event("a", 100), event("a", 200)
+    assert one != other
+    assert event("a", 100, height=2.0) != event("a", 100, height=3.0)
+    assert len({one, other, event("b", 100)}) == 2
+    assert sorted([later, one, other]) == [other, one, later]
 
 
 def test_analysis_loads_no_torch():

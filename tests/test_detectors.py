@@ -183,9 +183,11 @@ class TestSpike:
         constant = np.zeros((500, 1))
         constant[300] = np.log(2)
         assert [each.peak for each in spikes(constant)] == [300]
-        late = np.full((500, 1), np.nan)
-        late[100:] = 0.1 * noise("gaussian", (400, 1), rng)
-        assert spikes(late) == []  # a column that was not recorded before step 100
+        late = 0.1 * noise("gaussian", (500, 2), rng)
+        late[:100, 0] = np.nan
+        assert spikes(late) == []  # a column that was not recorded before step 100, as the other one was
+        (event,) = spikes(late[:, :1])
+        assert (event.start, event.stop, event.height) == (0, 99, np.inf)  # nothing else was recorded: not finite
         gaps = 0.1 * noise("gaussian", (900, 1), rng)
         gaps[300:500:2] = -np.inf
         gaps[701] += np.log(5)
@@ -198,6 +200,40 @@ class TestSpike:
         log[400] -= np.log(10)
         log[600:] -= np.log(5)
         assert spikes(log) == []
+
+    @pytest.mark.parametrize("height", [10.0, 30.0])
+    def test_a_layer_with_unstable_phases_is_seen_to_spike(self, height, rng):
+        """Phases of 40 steps, a seventh of the time: shocks before, a spike, and an aftermath that stays up."""
+        log = 0.25 * noise("gaussian", (3000, 10), rng)
+        at = np.arange(200, 2900, 300)
+        for start in at:
+            shocks = np.where(rng.random((8, 10)) < 0.3, np.log(rng.uniform(1.3, height / 3, (8, 10))), 0.0)
+            calm, wild = rng.uniform(1, 1.6, (40, 10)), rng.uniform(1.5, height / 2.5, (40, 10))
+            aftermath = np.log(np.where(rng.random((40, 10)) < 0.35, wild, calm))
+            aftermath *= np.exp(-np.arange(40) / 25)[:, None]
+            log[start - 8 : start] += shocks
+            log[start + 1 : start + 40] += aftermath[1:]
+            log[start] += np.log(height)
+        events = spikes(log)
+        seen = [any(e.label == str(c) and e.peak == t for e in events) for c in range(10) for t in at]
+        timed = [any(e.label == str(c) and abs(e.onset - t) <= 1 for e in events) for c in range(10) for t in at]
+        assert np.mean(seen) >= 0.9
+        assert np.mean(timed) >= 0.85
+
+    def test_a_foreshock_is_not_the_onset_of_the_main_rise(self, rng):
+        log = 0.05 * noise("gaussian", (600, 1), rng)
+        log[[400, 402], 0] += np.log([5, 20])
+        log[500:503, 0] += np.log([5, 12, 20])
+        first, second = spikes(log)
+        assert (first.start, first.onset, first.peak) == (400, 402, 402)
+        assert (second.start, second.onset, second.peak) == (500, 500, 502)
+
+    def test_chance_is_that_of_the_smallest_ratio_where_it_decides(self, rng):
+        log = 0.1 * noise("gaussian", (3000, 4), rng)
+        _, usual = spike.Detector(spike.Parameters(min_ratio=1.1)).examine("gradients.norm", log_frame(log))
+        assert sum(each.chance for each in usual.values()) == pytest.approx(4 * 0.15, rel=0.1)
+        _, high = spike.Detector(spike.Parameters(min_ratio=2)).examine("gradients.norm", log_frame(log))
+        assert sum(each.chance for each in high.values()) < 0.05
 
     def test_spikes_close_together_are_one(self, rng):
         log = 0.1 * noise("gaussian", (500, 1), rng)
@@ -246,8 +282,31 @@ class TestDip:
         (event,) = dip.Detector().detect("knn.accuracy", frame, {"samples": 5000})
         assert event.kind == "drop"
 
+    def test_two_low_measurements_count_together(self, rng):
+        steps = np.arange(150) * 10
+        found = {1: 0, 2: 0}
+        for length in found:
+            for _ in range(40):
+                values = 0.9 + 0.01 * rng.standard_normal(150)
+                values[100 : 100 + length] = 0.9 - 0.053
+                frame = pd.DataFrame({"bank": values}, index=pd.Index(steps, name="step"))
+                events = dip.Detector().detect("knn.accuracy", frame, {})
+                found[length] += any(each.start == 1000 for each in events)
+        assert found[2] > found[1]
+
+    def test_votes_count_only_where_they_cover_the_curve(self, rng):
+        frame = self.curve(rng, 2000)
+        frame.iloc[100:105] -= 0.1
+        every = pd.DataFrame((rng.random((150, 400)) < 0.9).astype(np.uint8), index=frame.index)
+        for votes, paired in ((every.iloc[:0], 0), (every.iloc[:, :0], 0), (every.iloc[:60], 60)):
+            about = {"samples": 2000, "correct": votes}
+            events, compared = dip.Detector().examine("knn.accuracy", frame, about)
+            assert [(each.kind, each.start) for each in events] == [("dip", 1000)]
+            assert compared["bank"].judged > 100
+            assert max(paired - 20, 0) <= compared["bank"].paired <= paired
+
     def test_a_constant_curve_and_a_perfect_one(self):
-        for value in (0.5, 1.0):
+        for value in (0.0, 0.5, 1.0):
             assert (
                 dip.Detector().detect("knn.accuracy", pd.DataFrame({"bank": np.full(80, value)}), {"samples": 50}) == []
             )
@@ -313,6 +372,14 @@ class TestDivergence:
         values = 2 + 0.05 * rng.standard_normal(800)
         values[400:430] += 3
         assert self.detect(values) == []
+
+    def test_not_finite_from_the_first_step_on(self, rng):
+        values = 2 + 0.05 * rng.standard_normal(300)
+        values[:3] = np.nan
+        (event,) = self.detect(values)
+        assert (event.start, event.stop, event.height) == (0, 2, np.inf)
+        (event,) = self.detect(np.full(300, np.nan))
+        assert (event.start, event.stop) == (0, 299)
 
     def test_slowly_losing_all_that_was_learned(self, rng):
         time = np.arange(2000)

@@ -1,9 +1,9 @@
-"""Truth: the formulas of McNemar and Wilson worked by hand, and the sampling distributions themselves."""
+"""Truth: the formula of McNemar worked by hand, tables, and the sampling distributions themselves."""
 
 import numpy as np
 import pytest
 
-from stabilitylab.stats.proportion import mcnemar_z, normal_quantile, standard_error, two_proportion_z, wilson_interval
+from stabilitylab.stats.proportion import binomial_p, mcnemar_z, normal_quantile, standard_error, two_proportion_z
 
 
 def test_mcnemar_is_lost_minus_gained_over_the_root_of_both():
@@ -32,8 +32,7 @@ def test_standard_error_is_binomial_and_never_zero():
     assert standard_error(1.0, 100) > 0
 
 
-def test_wilson_interval_of_a_textbook():
-    # Newcombe, 1998, Statistics in Medicine, table I: 81 of 263, method 3
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+def test_normal_quantile_and_binomial_tail_of_a_table():
     assert normal_quantile(0.025) == pytest.approx(1.959964, abs=1e-6)
+    assert binomial_p(9, 10) == pytest.approx(11 / 1024)
+    assert binomial_p(0, 0) == binomial_p(0, 7) == 1.0

@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabilitylab.stats.robust import autocorrelation, past, past_level, past_scale, runs_of, tail_threshold
+from stabilitylab.stats.robust import (
+    PRIOR,
+    autocorrelation,
+    past,
+    past_level,
+    past_scale,
+    runs_of,
+    tail_chance,
+    tail_shape,
+    tail_threshold,
+)
 
 
 @pytest.fixture
@@ -69,25 +79,52 @@ def test_autocorrelation_of_an_autoregression(rng):
 @pytest.mark.parametrize("rate", [1e-3, 5e-5])
 def test_threshold_of_normal_and_student_noise(rng, rate):
     unit = stats.norm.ppf(0.75)
-    normal = tail_threshold(rng.standard_normal(200_000), rate)
+    normal = tail_threshold(tail_shape(rng.standard_normal(200_000)), rate)
     assert normal == pytest.approx(-stats.norm.ppf(rate), rel=0.06)
     student = rng.standard_t(5, 200_000)
     quantile = -stats.t.ppf(rate, 5) / stats.t.ppf(0.75, 5) * unit
     spread = np.median(np.abs(student)) / unit
-    assert tail_threshold(student / spread, rate) == pytest.approx(quantile, rel=0.12)
+    assert tail_threshold(tail_shape(student / spread), rate) == pytest.approx(quantile, rel=0.12)
 
 
 def test_threshold_is_not_raised_by_the_spikes_it_is_for(rng):
     noise = rng.standard_normal(5000)
     spiked = noise.copy()
     spiked[::50] = 30.0
-    assert tail_threshold(spiked, 5e-5) == pytest.approx(tail_threshold(noise, 5e-5), rel=0.1)
+    usual = tail_threshold(tail_shape(noise), 5e-5)
+    assert tail_threshold(tail_shape(spiked), 5e-5) == pytest.approx(usual, rel=0.1)
+
+
+def test_a_long_upper_tail_is_taken_for_what_is_looked_for(rng):
+    noise = rng.standard_normal(5000)
+    often = rng.random(5000) < 0.15
+    noise[often] += rng.exponential(4.0, int(often.sum()))
+    assert tail_threshold(tail_shape(noise), 5e-5) <= tail_threshold(PRIOR, 5e-5) < 9
+
+
+def test_chance_is_the_inverse_of_the_threshold():
+    assert tail_chance(tail_threshold(0.0, 5e-5), 0.0) == pytest.approx(5e-5, rel=1e-6)
+    assert tail_chance(tail_threshold(0.2, 5e-5), 0.2) == pytest.approx(5e-5, rel=1e-6)
+    assert tail_chance(3.0, 0.0) == pytest.approx(stats.norm.sf(3.0), rel=0.01)
+
+
+def test_after_is_the_depth_of_a_burst_and_nothing_in_the_aftermath_of_a_spike(rng):
+    quiet = rng.standard_normal((2000, 40))
+    burst, aftermath = quiet.copy(), quiet.copy()
+    burst[1000:1060] *= 4
+    aftermath[1000:1060] += 2 + rng.exponential(6.0, (60, 40))
+    valid = np.ones(2000, bool)
+    after = [np.mean([past(each, valid).after[1000] for each in values.T]) for values in (quiet, burst, aftermath)]
+    assert after[0] == pytest.approx(1.0, abs=0.2)
+    assert after[1] == pytest.approx(4.0, abs=0.8)
+    assert after[2] < 0.1
 
 
 def test_threshold_without_evidence_is_that_of_heavy_tails():
     expected = -stats.t.ppf(5e-5, 1 / 0.15) / stats.t.ppf(0.75, 1 / 0.15) * stats.norm.ppf(0.75)
+    assert tail_threshold(PRIOR, 5e-5) == pytest.approx(expected, rel=1e-6)
     for nothing in (np.empty(0), np.zeros(1000), np.full(100, np.nan)):
-        assert tail_threshold(nothing, 5e-5) == pytest.approx(expected, rel=1e-6)
+        assert tail_shape(nothing) == PRIOR
 
 
 def test_innovation_has_no_units(rng):

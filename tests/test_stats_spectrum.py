@@ -7,7 +7,6 @@ from stabilitylab.stats.spectrum import (
     dead_directions,
     effective_rank,
     marchenko_pastur_quantiles,
-    participation_ratio,
     power_law,
 )
 
@@ -30,11 +29,6 @@ def test_effective_rank_of_equal_directions_is_their_number():
 def test_effective_rank_refuses_what_is_no_spectrum(wrong):
     with pytest.raises(ValueError, match="singular values"):
         effective_rank(np.array(wrong))
-
-
-def test_participation_ratio():
-    assert participation_ratio(np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])) == pytest.approx([3.0, 1.0])
-    assert np.isnan(participation_ratio(np.zeros(3)))
 
 
 @pytest.mark.parametrize(("samples", "dimensions"), [(2000, 200), (300, 250), (101, 400)])

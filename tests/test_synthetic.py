@@ -1,5 +1,7 @@
 """Truth: what was asked for; the moments of each noise in closed form; a run that reads back as it was written."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from stabilitylab import synthetic
 from stabilitylab.run import Run
 
 
-@pytest.mark.parametrize("kind", synthetic.NOISES)
+@pytest.mark.parametrize("kind", get_args(synthetic.Noise))
 def test_noise_has_variance_one(kind):
     values = synthetic.noise(kind, (40000, 2), np.random.default_rng(0))
     if kind == "bursty":

@@ -11,9 +11,13 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import past, runs_of, tail_threshold
+from stabilitylab.stats.robust import past, runs_of, tail_shape, tail_threshold
 
 __all__ = ["Detector", "Parameters"]
+
+
+LEARNED = 50
+"""Samples that a level takes."""
 
 
 class Parameters(parameters.Parameters):
@@ -51,12 +55,9 @@ class Detector:
 
     def _find(self, values: np.ndarray) -> list[_Found]:
         finite = np.isfinite(values)
-        begun = int(np.argmax(~np.isnan(values))) if not np.isnan(values).all() else len(values)
-        broken = ~finite
-        broken[:begun] = False  # not recorded yet
         found: list[_Found] = [
             ((int(first), int(first), int(first), int(last)), np.inf, np.inf)
-            for first, last in zip(*runs_of(broken), strict=True)
+            for first, last in zip(*runs_of(~finite), strict=True)
         ]
         left = self._left(values, finite)
         return found if left is None else [*found, left]
@@ -65,11 +66,11 @@ class Detector:
         at = np.flatnonzero(finite)
         series = values[at]
         limits = self.parameters
-        if len(series) < limits.patience + 50:
+        if len(series) < limits.patience + LEARNED:
             return None
         floor = 1e-9 * float(np.median(np.abs(series)))
         before = past(series, np.ones(len(series), dtype=bool), floor)
-        needed = max(limits.score, 1.5 * tail_threshold(before.innovation, 1e-5))
+        needed = max(limits.score, 1.5 * tail_threshold(tail_shape(before.innovation), 1e-5))
         end = np.median(series[-limits.patience // 2 :])
         with np.errstate(invalid="ignore"):
             # lowest value from each sample to the end, of medians of nine so that one low batch is no return

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import Past, past, runs_of, tail_threshold
+from stabilitylab.stats.robust import PRIOR, Past, past, runs_of, tail_chance, tail_shape, tail_threshold
 
 __all__ = ["Detector", "Parameters"]
 
@@ -54,13 +54,16 @@ class Resolution(NamedTuple):
     """Smallest one-sample spike, as a ratio to the level, that is found in nine of ten cases."""
     judged: int
     """Number of samples that had enough past to be judged."""
+    chance: float
+    """Number of spikes to expect of the noise alone."""
 
 
 class Detector:
     """Finds spikes in every column of a positive series, on the log scale.
 
     Level, scale and autocorrelation come from the past alone and are frozen while a spike lasts. NaN and inf are
-    spikes of infinite height; zeros, negative values and whatever comes before the first number are missing.
+    spikes of infinite height; zeros and negative values are missing, and so is NaN before the first number of a
+    column where other columns have one.
     """
 
     series: ClassVar[tuple[str, ...]] = ("gradients.norm",)
@@ -79,36 +82,45 @@ class Detector:
     def examine(self, name: str, frame: pd.DataFrame) -> tuple[list[Event], dict[str, Resolution]]:
         """Return the events, and for each column the noise and the smallest spike that would have been found."""
         steps = frame.index.to_numpy()
+        recorded = np.isfinite(frame.to_numpy(dtype=float)).any(axis=1)
         events: list[Event] = []
         resolutions = {}
         # numpy lets go of the interpreter in long arrays, so that threads share the columns; short ones gain nothing
         workers = min(os.cpu_count() or 1, 8) if frame.size > 2_000_000 else 1
         with ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(lambda label: self._column(frame[label].to_numpy(dtype=float)), frame.columns))
-        for label, (found, quiet, threshold) in zip(frame.columns, results, strict=True):
+            results = list(
+                pool.map(lambda label: self._column(frame[label].to_numpy(dtype=float), recorded), frame.columns)
+            )
+        for label, (found, quiet) in zip(frame.columns, results, strict=True):
             events += [each.event(name, str(label), steps) for each in found]
-            needed = max(threshold * quiet.noise, float(np.log(self.parameters.min_ratio)))
+            needed = max(quiet.threshold * quiet.noise, float(np.log(self.parameters.min_ratio)))
             smallest = float(np.exp(needed + 1.28 * quiet.noise))
-            resolutions[str(label)] = Resolution(quiet.noise, quiet.correlation, threshold, smallest, quiet.judged)
+            chance = quiet.judged * tail_chance(needed / quiet.noise, quiet.shape) if quiet.judged else 0.0
+            resolutions[str(label)] = Resolution(
+                quiet.noise, quiet.correlation, quiet.threshold, smallest, quiet.judged, chance
+            )
         return sorted(events), resolutions
 
-    def _column(self, values: np.ndarray) -> tuple[list[_Found], _Quiet, float]:
-        """Return the events of a column, what of its past is told on, and the threshold."""
-        found, before, threshold = self._find(values)
+    def _column(self, values: np.ndarray, recorded: np.ndarray) -> tuple[list[_Found], _Quiet]:
+        """Return the events of a column, and what of its past is told on."""
+        found, before, threshold, shape = self._find(values, recorded)
         known = np.isfinite(before.scale)
         noise = float(np.median(before.scale[known])) if known.any() else float("nan")
         correlation = float(np.median(before.autocorrelation)) if len(values) else 0.0
-        return found, _Quiet(noise, correlation, int(np.isfinite(before.innovation).sum())), threshold
+        judged = int(np.isfinite(before.innovation).sum())
+        return found, _Quiet(noise, correlation, judged, threshold, shape)
 
-    def _find(self, values: np.ndarray) -> tuple[list[_Found], Past, float]:
-        log, missing = _log(values)
+    def _find(self, values: np.ndarray, recorded: np.ndarray) -> tuple[list[_Found], Past, float, float]:
+        """Return the events, the past of each sample, the threshold and the shape of the tails that it stands on."""
+        log, missing = _log(values, recorded)
         broken = ~np.isfinite(log) & ~missing
         # What plainly stands out is left out of the first estimate too, or many spikes would pass for the noise.
         masked = self._outstanding(past(log, ~missing, self.parameters.floor))
         for _ in range(PASSES):
             before = past(log, ~masked & ~missing, self.parameters.floor)
             quiet = before.innovation[~masked & ~missing]
-            threshold = tail_threshold(quiet, self.parameters.false_alarms / 1e4)
+            shape = tail_shape(quiet)
+            threshold = tail_threshold(shape, self.parameters.false_alarms / 1e4)
             found = self._events(log, broken, before, threshold)
             again = np.zeros(len(log), dtype=bool)
             for each in found:
@@ -117,7 +129,7 @@ class Detector:
             if np.array_equal(again, masked):
                 break
             masked = again
-        return found, before, threshold
+        return found, before, threshold, shape
 
     def _outstanding(self, before: Past) -> np.ndarray:
         """Return the runs of samples above two standard deviations that reach five, and the smallest ratio."""
@@ -140,7 +152,7 @@ class Detector:
         with np.errstate(invalid="ignore", divide="ignore"):
             # A burst of noise goes on: what follows falls as far below the level as what is to be judged rises above
             # it. Within a burst the noise has usual tails; the heavy ones of the whole record come from its bursts.
-            usual = min(threshold, tail_threshold(before.innovation[:0], limits.false_alarms / 1e4))
+            usual = min(threshold, tail_threshold(PRIOR, limits.false_alarms / 1e4))
             loud = LOUD * usual * before.after / before.scale
             rising = (before.innovation > np.fmax(enter, loud)) & (before.residual > enough)
         found: list[_Found] = []
@@ -207,6 +219,8 @@ class _Quiet(NamedTuple):
     noise: float
     correlation: float
     judged: int
+    threshold: float
+    shape: float
 
 
 class _Found(NamedTuple):
@@ -225,7 +239,7 @@ class _Found(NamedTuple):
         return Event(start, onset, peak, stop, self.kind, series, label, self.height, self.score)
 
 
-def _log(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _log(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the logarithms (NaN where there is none) and where nothing was measured."""
     positive = values > 0
     log = np.full(len(values), np.nan)
@@ -233,5 +247,5 @@ def _log(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(values)
     first = int(np.argmax(known)) if known.any() else len(values)
     missing = known & ~positive
-    missing[:first] |= np.isnan(values[:first])
+    missing[:first] |= np.isnan(values[:first]) & recorded[:first]
     return log, missing

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stabilitylab.findings import Event
 from stabilitylab.run import Run
 
-__all__ = ["count", "ordinal", "short", "shorten", "title_of"]
+if TYPE_CHECKING:
+    from stabilitylab.analysis import Analysis
+
+__all__ = ["count", "num_spikes", "ordinal", "short", "shorten", "title_of"]
 
 
 def title_of(run: Run) -> str:
@@ -16,6 +23,11 @@ def title_of(run: Run) -> str:
 def count(number: int, what: str) -> str:
     """Return ``no spikes``, ``1 spike``, ``3 spikes``."""
     return f"{number:,}" * (number > 0) + "no" * (number == 0) + f" {what}" + "s" * (number != 1)
+
+
+def num_spikes(analysis: Analysis, events: Sequence[Event]) -> int:
+    """Return how many spikes a title counts: those of several layers at once are one, as in the findings."""
+    return len(analysis.episodes) or len(events)
 
 
 def ordinal(number: int) -> str:

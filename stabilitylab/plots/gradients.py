@@ -29,7 +29,7 @@ from stabilitylab.plots._axes import (
 from stabilitylab.plots._choice import events_of, first_middle_last, has_rows, require, separate
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import DEPTH, GREY, INK, ORANGE, Sheet, headline, house_style, lighter
-from stabilitylab.plots._words import count, title_of
+from stabilitylab.plots._words import count, num_spikes, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -90,9 +90,10 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
 
 
 def _close_up(event: Event, steps: np.ndarray) -> tuple[int, int]:
-    """Return the steps around an event: some tens before it, and twice as many after it for what follows."""
-    pad = int(np.clip(2 * (event.stop - event.start), 30, 150))
-    return max(int(steps[0]), event.start - pad), min(int(steps[-1]), event.start + 2 * pad)
+    """Return the steps around an event: a little before it, and what follows, so near that a lead can be seen."""
+    spacing = max(1, int(np.median(np.diff(steps)))) if len(steps) > 1 else 1
+    before, after = 15 * spacing, int(np.clip(1.2 * (event.stop - event.start), 40 * spacing, 80 * spacing))
+    return max(int(steps[0]), event.start - before), min(int(steps[-1]), event.start + after)
 
 
 def _column(
@@ -171,7 +172,7 @@ def _sentence(analysis: Analysis, measured: list[str], knn: pd.DataFrame | None)
     where = f" in {len({event.label for event in spikes})} of {len(measured)} layers" if spikes else ""
     dips = events_of(analysis, "knn.accuracy", ["dip", "step", "drop"])
     after = "kNN not recorded" if knn is None else count(separate(dips), "kNN dip")
-    text = f"{count(len(spikes), 'gradient spike')}{where}, {after}"
+    text = f"{count(num_spikes(analysis, spikes), 'gradient spike')}{where}, {after}"
     return text[0].upper() + text[1:]
 
 

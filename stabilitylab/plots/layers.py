@@ -21,7 +21,7 @@ from stabilitylab.plots._choice import events_of, require
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import INK, LIGHT, Sheet, diverging, headline, house_style
 from stabilitylab.plots._thinning import pool_max
-from stabilitylab.plots._words import count, title_of
+from stabilitylab.plots._words import count, num_spikes, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -81,7 +81,7 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
     _legend(figure, cells, broken, circled)
     touched = len({event.label for event in spikes})
     where = f" in {touched} of {len(cells)} layers" if spikes else f" in any of {count(len(cells), 'layer')}"
-    text = f"{count(len(spikes), 'gradient spike')}{where}"
+    text = f"{count(num_spikes(analysis, spikes), 'gradient spike')}{where}"
     headline(figure, text[0].upper() + text[1:], f"{title_of(analysis.run)}{_per_cell(last - first, num_columns)}")
 
 

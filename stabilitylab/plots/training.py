@@ -17,7 +17,7 @@ from stabilitylab.errors import InputError
 from stabilitylab.plots._axes import has_marks, line, log_axis, shade, step_axis, within
 from stabilitylab.plots._choice import events_of, has_rows
 from stabilitylab.plots._style import BLUE, GREEN, INK, RED, Sheet, headline, house_style
-from stabilitylab.plots._words import count, short, title_of
+from stabilitylab.plots._words import count, num_spikes, short, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -73,7 +73,7 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         marks.append(Line2D([], [], linestyle="", marker="x", color=INK, label="not finite"))
     if marks:
         figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
-    headline(figure, _sentence(frames, len(spikes)), title_of(run))
+    headline(figure, _sentence(frames, num_spikes(analysis, spikes)), title_of(run))
 
 
 def _panel(axes: Axes, name: str, frame: pd.DataFrame) -> None:

@@ -1,11 +1,11 @@
-"""Proportions of the same or of different items: paired and unpaired comparisons, standard errors, intervals."""
+"""Proportions of the same or of different items: paired and unpaired comparisons, standard errors."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import bdtrc, ndtri
 
-__all__ = ["mcnemar_z", "normal_quantile", "standard_error", "two_proportion_z", "wilson_interval"]
+__all__ = ["binomial_p", "mcnemar_z", "normal_quantile", "standard_error", "two_proportion_z"]
 
 
 def standard_error(proportion: np.ndarray | float, samples: int) -> np.ndarray:
@@ -49,18 +49,11 @@ def mcnemar_z(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.divide(total, size, out=np.zeros_like(total), where=size > 0)
 
 
+def binomial_p(successes: int, number: int) -> float:
+    """Return the probability of at least so many successes where success and failure are equally likely."""
+    return float(bdtrc(successes - 1, number, 0.5)) if successes > 0 else 1.0
+
+
 def normal_quantile(tail: float) -> float:
     """Return the normal deviate that is exceeded with a probability."""
     return float(-ndtri(tail))
-
-
-def wilson_interval(successes: int, samples: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a proportion.
-
-    References:
-        Wilson, 1927, Probable inference, the law of succession, and statistical inference. JASA.
-    """
-    z = normal_quantile((1 - confidence) / 2)
-    center = (successes + z**2 / 2) / (samples + z**2)
-    half = z / (samples + z**2) * np.sqrt(successes * (samples - successes) / samples + z**2 / 4)
-    return max(0.0, float(center - half)), min(1.0, float(center + half))

@@ -11,9 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
-__all__ = ["Past", "autocorrelation", "past", "past_level", "past_scale", "runs_of", "tail_threshold"]
+__all__ = [
+    "PRIOR",
+    "Past",
+    "autocorrelation",
+    "past",
+    "past_level",
+    "past_scale",
+    "runs_of",
+    "tail_chance",
+    "tail_shape",
+    "tail_threshold",
+]
 
 BLOCK = 8
 """Samples in a block; its median resists three outliers."""
@@ -232,37 +243,33 @@ def _shift(values: np.ndarray, by: int) -> np.ndarray:
     return np.concatenate([np.repeat(values[:1], min(by, len(values))), values[: max(len(values) - by, 0)]])
 
 
-def tail_threshold(innovation: np.ndarray, rate: float) -> float:
-    """Return the innovation that is exceeded upward with probability ``rate``, from the tails of the sample itself.
+def tail_shape(innovation: np.ndarray) -> float:
+    """Return one over the degrees of freedom of the Student-t that has the tails of a sample; 0 is normal.
 
-    The shape is a Student-t whose degrees of freedom give the observed ratios of outer quantiles to the median
-    absolute deviation: 2 and 0.5 % on the lower side, which upward events do not touch, or 5 % on the upper side
-    where that is clearly wider, but at most `HEAVIEST`: beyond it a long upper tail is taken for what is looked for,
-    or a layer that spikes often would never be seen to spike. A short sample is drawn towards seven degrees.
+    They give the observed ratios of outer quantiles to the median absolute deviation: 2 and 0.5 % on the lower side,
+    which upward events do not touch, or 5 % on the upper side where that is clearly wider, but at most `HEAVIEST`:
+    beyond it a long upper tail is taken for what is looked for, or a layer that spikes often would never be seen to
+    spike. A short sample is drawn towards `PRIOR`.
 
     Args:
         innovation: any shape, in robust standard deviations; values that are not finite are left out.
-        rate: probability, far in the tail.
-
-    Returns:
-        The threshold in robust standard deviations: 3.9 for normal noise and a rate of 5e-5.
     """
     sample = innovation[np.isfinite(innovation)]
     length = len(sample)
     if length < 50:
-        return _threshold(rate, PRIOR)
+        return PRIOR
     far, low, middle = np.quantile(sample, [0.005, 0.02, 0.5])
     center = np.median(np.abs(sample - middle))
     if center <= 0:
-        return _threshold(rate, PRIOR)
+        return PRIOR
     below = _inverse_freedom((middle - low) / center, 0.02, length, 150)
     below = (below + _inverse_freedom((middle - far) / center, 0.005, length, 300)) / 2
-    usual = sample[sample < middle + 1.5 * center * MAD_TO_SD * _threshold(rate, below)]  # no obvious event
+    usual = sample[sample < middle + 1.5 * center * MAD_TO_SD * tail_threshold(below, 5e-5)]  # no obvious event
     high = np.quantile(usual, 0.95)
     above = _inverse_freedom((high - middle) / center, 0.05, length, 100) - 3.2 / np.sqrt(length)  # 1.5 errors
     # what cannot be below zero is estimated too high on average: half a standard error is taken off a long sample
     below -= 0.6 / np.sqrt(length) * length / (length + 1000)
-    return _threshold(rate, max(below, min(above, HEAVIEST)))
+    return float(max(below, min(above, HEAVIEST), 0.0))
 
 
 HEAVIEST = 0.15
@@ -286,10 +293,24 @@ def _ratios(tail: float) -> tuple[np.ndarray, np.ndarray]:
     return inverse, -stdtrit(1 / inverse, tail) / stdtrit(1 / inverse, 0.75)
 
 
-def _threshold(rate: float, inverse: float) -> float:
-    """Return the quantile of Student-t in units of its median absolute deviation, scaled as a standard deviation."""
-    freedom = 1 / max(inverse, 1e-4)
+def tail_threshold(shape: float, rate: float) -> float:
+    """Return the value that is exceeded upward with probability ``rate``, in robust standard deviations.
+
+    Args:
+        shape: one over the degrees of freedom, of `tail_shape`.
+        rate: probability, far in the tail.
+
+    Returns:
+        3.9 for normal noise and a rate of 5e-5.
+    """
+    freedom = 1 / max(shape, 1e-4)
     return float(-stdtrit(freedom, rate) / stdtrit(freedom, 0.75) / MAD_TO_SD)
+
+
+def tail_chance(threshold: float, shape: float) -> float:
+    """Return the probability with which a threshold is exceeded: the inverse of `tail_threshold`."""
+    freedom = 1 / max(shape, 1e-4)
+    return float(stdtr(freedom, -threshold * stdtrit(freedom, 0.75) * MAD_TO_SD))
 
 
 def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

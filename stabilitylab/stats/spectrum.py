@@ -11,7 +11,6 @@ __all__ = [
     "effective_rank",
     "exponential_law",
     "marchenko_pastur_quantiles",
-    "participation_ratio",
     "power_law",
 ]
 
@@ -38,14 +37,6 @@ def effective_rank(singular_values: np.ndarray) -> np.ndarray:
     share = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
     logs = np.log(share, out=np.zeros_like(share), where=share > 0)
     return np.where(total[..., 0] > 0, np.exp(-(share * logs).sum(axis=-1)), np.nan)
-
-
-def participation_ratio(eigenvalues: np.ndarray) -> np.ndarray:
-    """Return (sum l)^2 / sum l^2 over the last axis: 1 to D; NaN where every value is zero."""
-    values = np.asarray(eigenvalues, dtype=float)
-    square = (values**2).sum(axis=-1)
-    total = values.sum(axis=-1)
-    return np.divide(total**2, square, out=np.full_like(total, np.nan), where=square > 0)
 
 
 @lru_cache(maxsize=64)
