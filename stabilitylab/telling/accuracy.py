@@ -1,0 +1,95 @@
+"""What is told of the accuracy: its dips, and how it stands after spikes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from stabilitylab.detectors.dip import Compared
+from stabilitylab.episodes import aftermath, expected_followers
+from stabilitylab.findings import Finding
+from stabilitylab.leads import FEWEST
+from stabilitylab.phrasing import count, ending, joined, p_value, times
+from stabilitylab.telling.evidence import Evidence
+
+__all__ = ["tell_aftermath", "tell_dips"]
+
+
+def tell_dips(evidence: Evidence) -> list[Finding]:
+    """Say how often the accuracy fell, and how many falls follow a spike."""
+    frame = evidence.frames.get("knn.accuracy")
+    if frame is None or frame.empty:
+        return []
+    about = evidence.run.about("knn.accuracy")
+    label = "bank" if "bank" in frame else str(frame.columns[0])
+    events = [each for each in evidence.of("dip", "step", "drop", series="knn.accuracy") if each.label == label]
+    others = len(evidence.of("dip", "step", "drop", series="knn.accuracy")) - len(events)
+    method = "fall below the median of the five measurements before, larger than the curve's own fluctuation"
+    compared = evidence.compared.get(label, Compared(0, 0))
+    if about.get("samples") or compared.paired:
+        kind = "the binomial error"
+        if compared.paired:
+            kind = "McNemar's test on the same images"
+            if compared.paired < compared.judged:
+                kind += f" where their votes are known, at {compared.paired:,} of {compared.judged:,} measurements"
+                kind += ", else the binomial error" if about.get("samples") else ""
+        images = f" ({about['samples']} images)" if about.get("samples") else ""
+        method += f", and not explained by {kind}{images}, corrected along the curve"
+    measured = int(frame[label].notna().sum())
+    kinds = Counter(each.kind for each in events)
+    numbers: dict[str, Any] = {
+        "measurements": measured, "dips": kinds["dip"], "steps": kinds["step"], "drops": kinds["drop"],
+        "in_other_columns": others, "judged": compared.judged, "paired": compared.paired,
+    }  # fmt: skip
+    parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
+    if measured < 14:
+        sentence = f"The kNN accuracy was measured {times(measured)}: too few to tell a dip from its fluctuation."
+        return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
+    if not events:
+        sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements."
+        return [Finding("dips", sentence, "none", numbers, method, parameters)]
+    deepest = max(events, key=lambda each: each.height)
+    numbers |= {"deepest": deepest.height, "deepest_step": deepest.peak}
+    said = [count(kinds["dip"], "dip")] if kinds["dip"] else []
+    said += [f"{count(kinds['step'], 'step')} down that did not recover"] if kinds["step"] else []
+    said += ["one fall that is still open at the end"] if kinds["drop"] else []
+    sentence = f"{joined(said)} of the kNN accuracy in {measured:,} measurements; the deepest is "
+    sentence += f"{100 * deepest.height:.1f} points at step {deepest.peak:,}."
+    gradients = evidence.frames.get("gradients.norm")
+    if gradients is not None and not gradients.empty:
+        span = (int(frame.index[0]), int(frame.index[-1]))
+        horizon = evidence.parameters["horizon"]
+        seen, expected, p = expected_followers(evidence.episodes, events, horizon, span)
+        numbers |= {"after_spike": seen, "after_spike_by_chance": expected, "p_after_spike": p}
+        sentence += f" {seen} of {len(events)} begin{ending(seen)} within {horizon} steps after a gradient spike"
+        sentence += f"; {expected:.1f} would by chance (p = {p_value(p)})."
+    return [Finding("dips", sentence, "dips", numbers, method, parameters, tuple(events))]
+
+
+def tell_aftermath(evidence: Evidence) -> list[Finding]:
+    """Say whether the accuracy falls after spikes on average, which small falls one by one cannot show."""
+    frame = evidence.frames.get("knn.accuracy")
+    if frame is None or frame.empty or not evidence.episodes:
+        return []
+    label = "bank" if "bank" in frame else str(frame.columns[0])
+    used = {name: evidence.parameters[name] for name in ("horizon", "alpha", "draws", "seed")}
+    rng = np.random.default_rng(used["seed"])
+    found = aftermath(evidence.episodes, frame[label], rng, used["horizon"], draws=used["draws"])
+    method = (
+        "median of the five measurements before each gradient spike less the mean of the two after it, averaged; "
+        "against the same with the spikes moved by up to 500 steps"
+    )
+    numbers = {"episodes": found.episodes, "fall": found.fall, "by_chance": found.by_chance, "p": found.p}
+    if found.episodes < FEWEST:
+        sentence = f"Whether the kNN accuracy falls after gradient spikes on average cannot be said of {found.episodes}"
+        sentence += f": at least {FEWEST}, more than {used['horizon']} steps apart, are needed."
+        return [Finding("after spikes", sentence, "too few events", numbers, method, used)]
+    way = "lower" if found.fall >= 0 else "higher"
+    sentence = (
+        f"After {found.episodes} gradient spikes the kNN accuracy is {100 * abs(found.fall):.1f} points {way} on "
+        f"average than before ({100 * found.by_chance:+.1f} points of fall by chance, p = {p_value(found.p)})."
+    )
+    verdict = "falls" if found.p <= used["alpha"] and found.fall > 0 else "none"
+    return [Finding("after spikes", sentence, verdict, numbers, method, used)]

@@ -1,0 +1,133 @@
+"""What is told of the loss, of the spectra, of events of other kinds, and of what could not be judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stabilitylab.detectors import divergence
+from stabilitylab.findings import Finding
+from stabilitylab.phrasing import count, joined, span
+from stabilitylab.telling.evidence import Evidence
+
+__all__ = ["tell_collapse", "tell_divergence", "tell_not_judged", "tell_others"]
+
+
+def tell_divergence(evidence: Evidence) -> list[Finding]:
+    """Say whether the loss stayed finite and at its level."""
+    frame = evidence.frames.get("training.loss")
+    if frame is None or frame.empty:
+        return []
+    events = evidence.of("divergence")
+    method = "loss not finite, or a jump over its robust past level that does not return before the record ends"
+    parameters = evidence.parameters.get("divergence", {})
+    finite = np.isfinite(frame.to_numpy(dtype=float)).all(axis=1)
+    broken = frame.index[~finite]
+    gone = [each for each in events if np.isfinite(each.height)]
+    patience = int(parameters.get("patience", 0))
+    needed = patience + divergence.LEARNED
+    parts = [f"The loss stayed finite in {span(frame)}."]
+    if len(broken):
+        parts = [f"The loss was not finite at {count(len(broken), 'step')}, first at step {broken[0]:,}."]
+    if gone:
+        parts.append(f"It left its level at step {gone[0].start:,} and did not come back.")
+    elif finite.sum() < needed:
+        parts.append(f"Whether it left its level for good cannot be judged with fewer than {needed:,} finite losses.")
+    else:
+        parts.append(f"It did not leave its level for good, as far as can be told of the last {patience:,}.")
+    numbers = {"not_finite": len(broken), "samples": len(frame)}
+    if len(broken) or gone:
+        numbers["first"] = min([int(each) for each in broken[:1]] + [each.start for each in gone])
+    verdict = "diverged" if events or len(broken) else ("not judged" if finite.sum() < needed else "none")
+    return [Finding("divergence", " ".join(parts), verdict, numbers, method, parameters, tuple(events))]
+
+
+def tell_collapse(evidence: Evidence) -> list[Finding]:
+    """Say of each tap whether its directions died, and its effective rank."""
+    findings = []
+    for name in ("spectrum.representation", "spectrum.projection"):
+        frame = evidence.frames.get(name)
+        if frame is None or frame.empty:
+            continue
+        tap, about = name.split(".")[1], evidence.run.about(name)
+        dimensions, samples = frame.shape[1], about.get("samples")
+        measurable = min(dimensions, max(int(samples) - 1, 1)) if samples else dimensions
+        events = evidence.of("collapse", series=name)
+        numbers: dict[str, Any] = {"tap": tap, "dimensions": dimensions, "samples": samples, "measurable": measurable}
+        limits = evidence.parameters.get("collapse", {})
+        method = (
+            "eigenvalues of the centred covariance: dead below a part of the largest and of a power law through the "
+            "larger ones, less what sampling leaves; complete where the total variance vanishes"
+        )
+        if "spectrum.rank" in evidence.run and tap in evidence.run.about("spectrum.rank")["labels"]:
+            rank = evidence.run.read("spectrum.rank", [tap])[tap].dropna()
+            if len(rank):
+                numbers |= {"rank_first": float(rank.iloc[0]), "rank_last": float(rank.iloc[-1])}
+        of = f"{measurable} directions" + (f" ({samples} samples, {dimensions} dimensions)" if samples else "")
+        if not events and len(frame) < limits.get("persistence", 3):
+            sentence = f"Too few spectra of the {tap} ({len(frame)}) to speak of collapse."
+            verdict = "not judged"
+        elif not events:
+            sentence = f"No collapse of the {tap} in {count(len(frame), 'spectrum', 'spectra')} of {of}."
+            verdict = "none"
+        else:
+            verdict = "complete" if any(each.label == "0" for each in events) else "dimensional"
+            worst = min(events, key=lambda each: int(each.label))
+            until = "to the end" if worst.stop == int(frame.index[-1]) else f"to step {worst.stop:,}"
+            what = "All embeddings become equal" if verdict == "complete" else f"{int(worst.height)} of {of} are dead"
+            sentence = f"{what} in the {tap}, from step {worst.start:,} {until}."
+            numbers |= {"dead": int(worst.height), "since": worst.start, "until": worst.stop}
+        if "rank_last" in numbers:
+            sentence += f" Effective rank {numbers['rank_first']:.3g} at first, {numbers['rank_last']:.3g} at last."
+        findings.append(Finding("collapse", sentence, verdict, numbers, method, limits, tuple(events)))
+    return findings
+
+
+def tell_others(evidence: Evidence) -> list[Finding]:
+    """Say what detectors found that this module does not know."""
+    known = {"spike", "shift", "divergence", "dip", "step", "drop", "collapse"}
+    findings = []
+    for kind in sorted({each.kind for each in evidence.events} - known):
+        events = tuple(evidence.of(kind))
+        names = joined(sorted({each.series for each in events}))
+        sentence = f"{count(len(events), 'event')} of kind {kind} in {names}, first at step {events[0].start:,}."
+        findings.append(Finding(kind, sentence, "found", {"events": len(events)}, "", {}, events))
+    return findings
+
+
+WANTED = {
+    "gradients.norm": "gradient spikes and which layer leads",
+    "knn.accuracy": "dips of the accuracy",
+    "training.loss": "divergence",
+    "spectrum.representation": "collapse of the representation",
+    "spectrum.projection": "collapse of the projection",
+}
+
+
+def tell_not_judged(evidence: Evidence) -> list[Finding]:
+    """Say what was not there, or not enough, to be judged."""
+    reasons = {}
+    layers = evidence.run.layers
+    for name, what in WANTED.items():
+        if name not in evidence.run:
+            reasons[name] = f"{what}: {name} was not recorded"
+        elif name == "gradients.norm" and not layers.names:
+            reasons[name] = f"{what}: the run names no layers"
+        elif evidence.frames[name].empty:
+            reasons[name] = f"{what}: {name} holds no rows"
+    if "gradients.norm" not in reasons:
+        resolution = evidence.resolution.get(layers.first)
+        if resolution is None or resolution.judged == 0:
+            reasons["first layer"] = f"what the first layer does: {layers.first} has no gradient, or too few steps"
+        steps = evidence.frames["gradients.norm"].index
+        every = int(np.median(np.diff(steps))) if len(steps) > 1 else 1
+        if every > 1:
+            reasons["sampling"] = f"lags under {every} steps: gradients were recorded every {every} steps"
+    for name, why in evidence.run.header.get("disabled", {}).items():
+        last = (str(why.get("traceback", "")).strip().splitlines() or ["no traceback"])[-1].strip()
+        reasons[f"probe {name}"] = f"the probe {name} was switched off at step {why.get('step', '?')}: {last}"
+    if not reasons:
+        return []
+    sentence = f"Not judged: {'; '.join(reasons.values())}."
+    return [Finding("not judged", sentence, "not judged", {"reasons": reasons})]
