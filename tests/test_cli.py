@@ -172,7 +172,7 @@ def test_presets_and_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "optimizer.lr = 0.125" in output
     assert "Learning rate at the batch size in use" in output
     assert "patch_embed, tokens, blocks.0" in output
-    assert "gradients.norm: 88 columns, every 1 steps, 600 rows" in output
+    assert "gradients.norm: 88 columns, every 1 steps, 450 rows" in output
     assert re.search(r"log: about \d+\.\d MB", output)
     assert "spectrum.rank" not in output
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,8 @@ __all__ = ["PRESETS", "load", "sentence"]
 def digits() -> dict[str, Any]:
     """Handwritten digits of scikit-learn on a small ViT: minutes on a laptop.
 
-    ``stabilitylab train``
+    ``stabilitylab train``; about a minute and a half on two CPU cores; 98 % kNN accuracy on the held-out digits, and
+    no spikes.
     """
     return {
         "data.batch_size": 256,
@@ -32,15 +33,28 @@ def digits() -> dict[str, Any]:
         "method.dim": 64,
         "optimizer.lr": 8e-3,
         "schedule.warmup_steps": 40,
-        "train.steps": 600,
-        "checkpoint.every": 200,
+        "train.steps": 450,
+        "checkpoint.every": 150,
     }
 
 
 def digits_unstable() -> dict[str, Any]:
     """The digits at a learning rate at which real gradient spikes and kNN dips occur; nothing is injected.
 
-    ``stabilitylab train --preset digits-unstable``
+    ``stabilitylab train --preset digits-unstable``; about eight minutes on two CPU cores; 97 to 98 % kNN accuracy.
+
+    Seen, with the seeds 0 and 1: nine spikes in each run of 3,000 steps, six and four of them in several layers at
+    once. The patch projection jumps to 10 to 35 times its level; in five of those ten it is the first layer alone, in
+    three it ties with others, in two block 0 comes first; later blocks rise to 2 to 10 times, and most often peak 1 to
+    10 steps after it. The loss follows with bumps of up to 0.5. One kNN dip of 7.5 points (seed 0, step 2,640);
+    otherwise falls of 1 to 3 points, each within the curve's fluctuation but 0.6 to 0.7 on average, more than by
+    chance (p = 0.024 and below 0.001). At most four spikes of the first layer are matched in any one later layer, so
+    whether it leads stays undecided within one run: five are needed.
+
+    Not seen: spikes at a learning rate of 1.2e-2 in 1,400 steps (98.6 %), nor with patches of 2 pixels up to 6e-3 in
+    600. At 2.5e-2 and below nothing was tried for long. At 5e-2 the loss leaves its level for good at step 1,653 and
+    the accuracy falls by 29 points; at 1e-1 it hardly learns (89 % after 300 steps). fp16, other images, depths and
+    temperatures were not tried at these rates.
     """
     return digits() | {
         "optimizer.lr": 4e-2,
