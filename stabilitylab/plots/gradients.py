@@ -85,7 +85,7 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         onset = min(event.onset for event in spikes if spans[1][0] <= event.onset <= spans[1][1])
         for axes in panels[:, 1]:
             axes.axvline(onset, color=GREY, linewidth=0.9, linestyle=":", zorder=1, gid="first onset")
-    _legend(figure, spikes, bool(events_of(analysis, "knn.accuracy", ["dip", "step", "drop"])))
+    _legend(figure, spikes, bool(_dips(analysis, knn)))
     headline(figure, _sentence(analysis, measured, knn), title_of(run) + _untrained(analysis, measured))
 
 
@@ -103,7 +103,7 @@ def _column(
     inside = (steps >= span[0]) & (steps <= span[1])
     shown = {name: values[inside] for name, values in lines.items()}
     limits = _limits(list(lines.values()))
-    dips = events_of(analysis, "knn.accuracy", ["dip", "step", "drop"])
+    dips = _dips(analysis, knn)
     for axes, (name, values), color in zip(panels, shown.items(), _colors(len(shown)), strict=False):
         step_axis(axes, *span, label=knn is None and axes is panels[-1], ticks=_ticks(span, detailed))
         log_axis(axes, *limits, times=True)
@@ -167,10 +167,16 @@ def _legend(figure: Sheet, spikes: list[Event], dips: bool) -> None:
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
 
 
+def _dips(analysis: Analysis, knn: pd.DataFrame | None) -> list[Event]:
+    """Return the falls of the first accuracy that was recorded, the one that the findings speak of."""
+    recorded = [] if knn is None else [str(name) for name in knn.columns if knn[name].notna().any()]
+    return events_of(analysis, "knn.accuracy", ["dip", "step", "drop"], recorded[:1]) if recorded else []
+
+
 def _sentence(analysis: Analysis, measured: list[str], knn: pd.DataFrame | None) -> str:
     spikes = events_of(analysis, "gradients.norm", ["spike"])
     where = f" in {len({event.label for event in spikes})} of {len(measured)} layers" if spikes else ""
-    dips = events_of(analysis, "knn.accuracy", ["dip", "step", "drop"])
+    dips = _dips(analysis, knn)
     after = "kNN not recorded" if knn is None else count(separate(dips), "kNN dip")
     text = f"{count(num_spikes(analysis, spikes), 'gradient spike')}{where}, {after}"
     return text[0].upper() + text[1:]

@@ -154,7 +154,7 @@ def _reporter(setup: Setup, folder: Path, first: int, speaks: bool) -> Iterator[
     console = Console()
     if not speaks:
         yield _Silent()
-    elif console.is_terminal:
+    elif sys.stdout.isatty():  # rich takes FORCE_COLOR for a terminal, and a log would fill with bars
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
