@@ -78,7 +78,7 @@ def small() -> dict[str, Any]:
         "model.dim": 96,
         "model.depth": 6,
         "model.heads": 4,
-        "model.patch_size": 4,
+        "model.patch_size": 8,
         "method.hidden": 512,
         "method.dim": 128,
         "optimizer.lr": 1e-3,
