@@ -41,7 +41,7 @@ def digits() -> dict[str, Any]:
 def digits_unstable() -> dict[str, Any]:
     """The digits at a learning rate at which real gradient spikes and kNN dips occur; nothing is injected.
 
-    ``stabilitylab train --preset digits-unstable``; about eight minutes on two CPU cores; 97 to 98 % kNN accuracy.
+    ``stabilitylab train --preset digits-unstable``; about nine minutes on two CPU cores; 97 to 98 % kNN accuracy.
 
     Seen, with the seeds 0 and 1: nine spikes in each run of 3,000 steps, six and four of them in several layers at
     once. The patch projection jumps to 10 to 35 times its level; in five of those ten it is the first layer alone, in
@@ -52,7 +52,7 @@ def digits_unstable() -> dict[str, Any]:
     whether it leads stays undecided within one run: five are needed.
 
     Not seen: spikes at a learning rate of 1.2e-2 in 1,400 steps (98.6 %), nor with patches of 2 pixels up to 6e-3 in
-    600. At 2.5e-2 and below nothing was tried for long. At 5e-2 the loss leaves its level for good at step 1,653 and
+    500 to 800. At 2.5e-2 and below nothing was tried for long. At 5e-2 the loss leaves its level for good at step 1,653 and
     the accuracy falls by 29 points; at 1e-1 it hardly learns (89 % after 300 steps). fp16, other images, depths and
     temperatures were not tried at these rates.
     """
