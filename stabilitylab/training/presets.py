@@ -52,9 +52,9 @@ def digits_unstable() -> dict[str, Any]:
     whether it leads stays undecided within one run: five are needed.
 
     Not seen: spikes at a learning rate of 1.2e-2 in 1,400 steps (98.6 %), nor with patches of 2 pixels up to 6e-3 in
-    500 to 800. At 2.5e-2 and below nothing was tried for long. At 5e-2 the loss leaves its level for good at step 1,653 and
-    the accuracy falls by 29 points; at 1e-1 it hardly learns (89 % after 300 steps). fp16, other images, depths and
-    temperatures were not tried at these rates.
+    500 to 800. At 2.5e-2 and below nothing was tried for long. At 5e-2 the loss leaves its level for good at step
+    1,653 and the accuracy falls by 29 points; at 1e-1 it hardly learns (89 % after 300 steps). fp16, other images,
+    depths and temperatures were not tried at these rates.
     """
     return digits() | {
         "optimizer.lr": 4e-2,
