@@ -15,7 +15,9 @@ from stabilitylab.errors import InputError
 
 __all__ = ["GROUPS", "load", "names"]
 
-GROUPS = MappingProxyType({"probes": "Probe", "detectors": "Detector", "methods": "Method", "plots": "draw"})
+GROUPS = MappingProxyType(
+    {"probes": "Probe", "detectors": "Detector", "methods": "Method", "plots": "draw", "mirrors": "Mirror"}
+)
 """The kinds of plugin, and what a plugin module of each kind must define."""
 
 

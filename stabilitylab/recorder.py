@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -14,15 +16,21 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from stabilitylab import plugins
+from stabilitylab.budget import Budget
+from stabilitylab.buffer import Backlog, Rows
 from stabilitylab.errors import InputError
-from stabilitylab.layers import layers_of
-from stabilitylab.parameters import validated
-from stabilitylab.probe import HeldOut, Measurement, Probe, Step, Target
+from stabilitylab.instruments import Instruments
+from stabilitylab.mirror import Mirrors
+from stabilitylab.probe import Step
 from stabilitylab.run import RunWriter
+from stabilitylab.scaling import scale_now
+from stabilitylab.self_check import SelfCheck
+from stabilitylab.target import HeldOut, make_target
+from stabilitylab.world import World
 
-__all__ = ["Recorder", "build_probes"]
+__all__ = ["Recorder"]
 
 VERSIONS = ("stabilitylab", "torch", "timm", "torchvision", "numpy", "pandas", "pyarrow")
 
@@ -41,21 +49,35 @@ class Recorder:
 
     Args:
         path: the run folder; must not hold a run yet, unless ``first_step`` is positive.
-        model: any module. Its trainable parameters at this moment are the ones that are recorded.
-        optimizer: gives the learning rate.
+        model: any module, also compiled, in DistributedDataParallel, or sharded by ``fully_shard``. Parameters that
+            appear or begin to take a gradient later are recorded from then on.
+        optimizer: gives the learning rate, Adam's moments, and the steps that the self-check watches.
         probes: name to parameters, or to False for none; a probe that is not named runs with its defaults. By
             default, every installed probe that can measure with what it is given.
         held_out: labelled images for the probes that need them (``knn``, ``spectrum``).
+        inputs: a batch that the model is shown by the probes of activations and attention: a tensor, or a tuple or
+            dict of arguments; by default some held-out images.
+        teacher: a module that follows the model and is no part of it; one inside the model is found by its name.
+        scaler: the `torch.amp.GradScaler` of an fp16 loop: gradients are unscaled if it has not done so yet, and its
+            scale is recorded.
+        mirror: who else hears what is recorded: ``"tensorboard"``, an object with the methods of
+            `stabilitylab.mirror.Mirror`, or a list of these.
+        budget: the part of the training's time that recording may take, such as 0.05: the schedules of heavy probes
+            are stretched by powers of two to stay within it. None leaves all schedules as they are.
         first_step: index of the first step; a positive one continues the run that is in the folder.
         first_layer: the layer that sees the input, where it is not the first one in order of registration.
         config: anything that describes the run, as JSON types; goes into ``run.json``.
         seed: goes into ``run.json``.
         flush_steps, flush_seconds: what is recorded reaches the disk after so many steps or seconds.
+        backlog: bytes that may wait in memory while the disk refuses to take them; beyond it the oldest are lost.
+        self_check: so many first steps of the optimizer are compared with what was recorded; 0 for none.
 
-    In a process group, the first rank writes and the others only count steps.
+    In a process group, the first rank writes. The others only help with the self-check, and, where parameters are
+    sharded, with every measurement: then each rank must make a recorder with the same probes and call it each step.
 
     Raises:
-        InputError: if the folder holds a run, a probe is unknown, or a probe that was asked for cannot measure.
+        InputError: if the folder holds a run, a probe or mirror is unknown, a probe that was asked for cannot
+            measure, or parameters are sharded by FSDP1 or DeepSpeed, which hide what would be measured.
     """
 
     def __init__(
@@ -66,47 +88,63 @@ class Recorder:
         *,
         probes: Mapping[str, Any] | None = None,
         held_out: HeldOut | None = None,
+        inputs: Any = None,
+        teacher: nn.Module | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        mirror: Any = None,
+        budget: float | None = None,
         first_step: int = 0,
         first_layer: str | None = None,
         config: Mapping[str, Any] | None = None,
         seed: int | None = None,
         flush_steps: int = 50,
         flush_seconds: float = 5.0,
+        backlog: int = 64 * 2**20,
+        self_check: int = 5,
     ) -> None:
         self.index = first_step
         self.status = ""
         """How the run ends, if not by leaving the ``with`` block: set it before closing."""
         self.message = ""
-        self._flush_steps, self._flush_seconds = flush_steps, flush_seconds
-        self._rows: dict[str, list[tuple[int, Tensor | Sequence[float]]]] = {}
-        self._last: dict[str, int] = {}
-        self._since, self._flushed_at = 0, time.monotonic()
-        self._writer: RunWriter | None = None
-        self.probes: dict[str, Probe] = {}
         self.newest: dict[str, np.ndarray] = {}
         """The last row of each series that was flushed."""
-        if _rank() > 0:
+        self._process = os.getpid()
+        self._flush_steps, self._flush_seconds = flush_steps, flush_seconds
+        self._since, self._flushed_at, self._first, self._closed = 0, time.monotonic(), first_step, False
+        self._scaler, self._optimizer = scaler, getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
+        given: dict[str, Any] = {"held_out": held_out, "inputs": inputs, "teacher": teacher}
+        self._make_target = partial(make_target, model, self._optimizer, first_layer=first_layer, **given)
+        self._target = self._make_target()
+        self._world = World(path, first_step, self._target.sharded)
+        self._check = SelfCheck(self._target, self_check)
+        self._rows, self._told = Rows(), 0
+        self._schedule: list[dict[str, Any]] = []
+        self._backlog: Backlog | None = None
+        self._instruments: Instruments | None = None
+        self._budget: Budget | None = None
+        if not self._world.measures:
             return
-        names = [name for name, _ in model.named_parameters()]
-        self._target = Target(model, optimizer, layers_of(names, first_layer), held_out)
-        self.probes, left_out = build_probes(probes or {}, self._target)
-        self._about = {
-            series: (list(labels), {"probe": name, "every": probe.parameters.every, **probe.about.get(series, {})})
-            for name, probe in self.probes.items()
-            for series, labels in probe.labels.items()
-        }
-        layers = self._target.layers
-        header = {
+        self._budget = None if budget is None else Budget(budget, self._target)
+        self._instruments = Instruments(probes or {}, self._target, self._budget)
+        self._world.agree(sorted(self._instruments.probes))
+        if self._world.writes:
+            self._mirrors = Mirrors(mirror, Path(path), first_step)
+            writer = RunWriter(path, self._header(self._instruments, config, seed), first_step)
+            self._backlog = Backlog(writer, self._instruments.about, backlog)
+
+    def _header(self, instruments: Instruments, config: Mapping[str, Any] | None, seed: int | None) -> dict[str, Any]:
+        return {
             "created_with": "stabilitylab",
             "config": dict(config or {}),
             "seed": seed,
             "versions": _versions(),
-            "layers": {"names": layers.names, "of": layers.of, "first": layers.first},
-            "probes": {name: probe.parameters.model_dump() for name, probe in self.probes.items()},
-            "left_out": left_out,
+            "layers": asdict(self._target.layers),
+            "probes": {name: each.parameters.model_dump() for name, each in instruments.probes.items()},
+            "left_out": instruments.left_out,
             "disabled": {},
+            "schedule": self._schedule,
+            "self_check": {"mistake": "not checked", "sentence": "The self-check has not finished."},
         }
-        self._writer = RunWriter(path, header, first_step)
 
     @torch.no_grad()
     def step(
@@ -116,109 +154,146 @@ class Recorder:
         outputs: Mapping[str, Tensor] | None = None,
         scalars: Mapping[str, float] | None = None,
         images: int | None = None,
-        scale: Tensor | float = 1.0,
+        scale: Tensor | float | None = None,
+        max_norm: float | None = None,
     ) -> None:
-        """Record one training step.
+        """Record one training step: once for each step of the optimizer, after its last backward pass.
 
         Args:
             loss: the loss of the step.
-            outputs: named tensors for the probes: ``representation`` and ``projection`` (N, D), ``labels`` (N,).
+            outputs: named tensors for the probes: ``representation``, ``projection`` and ``positive`` (N, D),
+                ``labels`` and ``indices`` (N,).
             scalars: named numbers: ``momentum``.
             images: how many images the step used, for the speed.
-            scale: the factor by which the gradients are still scaled; leave it after ``scaler.unscale_``.
+            scale: the factor by which the gradients are still scaled, where no ``scaler`` was given; leave it after
+                ``scaler.unscale_``.
+            max_norm: the total norm to which the gradients are about to be clipped; the coefficient is recorded.
         """
-        if self._writer is not None:
-            if isinstance(loss, Tensor):
-                loss = loss.detach()
-            detached = {name: value.detach() for name, value in (outputs or {}).items()}
-            step = Step(self.index, self._target, loss, detached, scalars or {}, images, scale)
-            for name in list(self.probes):
-                self._look(name, step)
+        if os.getpid() != self._process:
+            return  # a copy in a forked process records nothing
+        if self.index == self._first or self.index % self._flush_steps == 0:
+            self._follow_parameters()
+        if isinstance(loss, Tensor):
+            loss = loss.detach()
+        detached = {name: value.detach() for name, value in (outputs or {}).items()}
+        still, loss_scale = (scale, scale) if scale is not None else self._scale()
+        self._look(Step(self.index, self._target, loss, detached, scalars or {}, images, still, loss_scale, max_norm))
         self.index += 1
         self._since += 1
         if self._since >= self._flush_steps or time.monotonic() - self._flushed_at >= self._flush_seconds:
             self.flush()
 
-    def _look(self, name: str, step: Step, settle: bool = False) -> None:
-        """Let one probe look; an error disables that probe and never ends the training."""
-        probe = self.probes[name]
-        every, delay = probe.parameters.every, probe.delay
-        try:
-            if not settle:
-                probe.observe(step)
-            if step.index % every == 0 or (delay and (step.index - delay) % every == 0):
-                self._keep(step.index - delay, probe.measure(step))
-        except Exception:
-            del self.probes[name]
-            self._failed(name, traceback.format_exc())
+    def _scale(self) -> tuple[Tensor | float, Tensor | None]:
+        device = next((each.device for each in self._target.trainable.values()), torch.device("cpu"))
+        return scale_now(self._scaler, self._optimizer, device)
 
-    def _keep(self, index: int, measured: Measurement | None) -> None:
-        for series, values in (measured or {}).items():
-            if index <= self._last.get(series, -1):
-                continue  # already settled before a checkpoint
-            labels = self._about[series][0]
-            if len(values) != len(labels):
-                raise ValueError(f"{series}: {len(values)} values for {len(labels)} labels")
-            self._rows.setdefault(series, []).append((index, values))
-            self._last[series] = index
+    def _look(self, step: Step, settle: bool = False) -> None:
+        found: dict[str, Any] = {}
+        if self._instruments is not None:
+            for row in self._instruments.look(step, settle):
+                found[row.series] = row.values
+                if self._backlog is not None:
+                    self._rows.add(*row)
+            self._tell_failures(self._instruments)
+        if not settle:
+            self._check.look(found, step.scale)
+            if self._budget is not None:
+                self._budget.step()
 
-    def _failed(self, name: str, trace: str) -> None:
-        assert self._writer is not None
-        self._writer.header["disabled"][name] = {"step": self.index, "traceback": trace}
-        self._writer.update()
-        reason = trace.strip().splitlines()[-1]
-        warnings.warn(f"the probe {name!r} failed at step {self.index} and is off now: {reason}", stacklevel=4)
+    def _tell_failures(self, instruments: Instruments) -> None:
+        for failure in instruments.failures[self._told :]:
+            reason = failure.traceback.strip().splitlines()[-1]
+            text = f"the probe {failure.probe!r} failed at step {failure.step} and is off now: {reason}"
+            warnings.warn(text, stacklevel=5)
+            off = {each.probe: {"step": each.step, "traceback": each.traceback} for each in instruments.failures}
+            self._say("probe failed", text, disabled=off)
+        self._told = len(instruments.failures)
+
+    def _say(self, kind: str, text: str, **fields: Any) -> None:
+        """Write something that happened into ``run.json``, and show it to the mirrors."""
+        if self._backlog is not None:
+            self._backlog.say(self.index, **fields)
+            self._mirrors.event(self.index, kind, text)
+
+    def _follow_parameters(self) -> None:
+        """Measure other parameters where the model has others now: unfrozen, added, replaced, materialized."""
+        now = [id(each) for each in self._target.model.parameters() if each.requires_grad and not is_lazy(each)]
+        if now == [id(each) for each in self._target.trainable.values()]:
+            return
+        self._target = self._make_target()
+        self._check.finish()
+        self._check = SelfCheck(self._target, self._check.steps)
+        if self._instruments is not None:
+            self._instruments.rebuild(self._target)
+            layers = asdict(self._target.layers)
+            text = f"the model has {len(now)} trainable parameters now"
+            self._say("parameters", text, layers=layers, left_out=self._instruments.left_out)
 
     def settle(self) -> None:
         """Measure what belongs to the last step and is known only after its update, then flush.
 
         Called before a checkpoint and at the end, so that a resumed run has every row of an uninterrupted one.
         """
-        if self._writer is not None and self.index > 0:
+        if self.index > 0:
             with torch.no_grad():
-                step = Step(self.index, self._target)
-                for name in [name for name, probe in self.probes.items() if probe.delay]:
-                    self._look(name, step, settle=True)
+                self._look(Step(self.index, self._target), settle=True)
         self.flush()
 
     def flush(self) -> None:
         """Write what was recorded since the last flush: one host transfer, one file per series."""
-        self._since, self._flushed_at = 0, time.monotonic()
-        if self._writer is None or not self._rows:
+        if os.getpid() != self._process:
             return
-        stacked = {series: _stack([value for _, value in rows]) for series, rows in self._rows.items()}
-        on_host = _transfer({name: values for name, values in stacked.items() if isinstance(values, Tensor)})
-        new = [series for series in self._rows if series not in self._writer.header["series"]]
-        for series in new:
-            labels, about = self._about[series]
-            self._writer.declare(series, labels, **about)
-        if new:
-            self._writer.update(reduced_over_ranks=_world())
-        for series, values in stacked.items():
-            values = values if isinstance(values, np.ndarray) else on_host[series]
-            self._writer.write(series, np.asarray([index for index, _ in self._rows[series]], dtype="int64"), values)
-            del self._rows[series]  # only what is on disk is let go
-            self.newest[series] = values[-1]
+        self._since, self._flushed_at = 0, time.monotonic()
+        self._tell_check(last=self._closed)
+        if self._backlog is None:
+            return
+        blocks = self._rows.take()
+        self._backlog.write(blocks, self.index)
+        self._mirrors.rows(blocks)
+        self.newest |= {block.series: block.values[-1] for block in blocks}
+        if self._budget is not None and self._instruments is not None:
+            self._stretch(self._budget, self._instruments)
+
+    def _stretch(self, budget: Budget, instruments: Instruments) -> None:
+        for name, every, reason in budget.changes(instruments.probes):
+            instruments.probes[name].every = every
+            self._schedule.append({"step": self.index, "probe": name, "every": every, "reason": reason})
+            text = f"{name} is measured every {every} steps now: {reason}"
+            self._say("schedule", text, schedule=self._schedule)
+
+    def _tell_check(self, last: bool) -> None:
+        """Say, once, what the self-check found."""
+        verdict = self._check.take_verdict(self._world, last)
+        if verdict is None or self._backlog is None:
+            return
+        if verdict.mistake not in ("passed", "not checked"):
+            warnings.warn(f"what is recorded is not what the optimizer uses: {verdict.sentence}", stacklevel=4)
+        self._say("self-check", verdict.sentence, self_check=verdict._asdict())
 
     def state(self) -> dict[str, Tensor]:
         """Return what the probes need to go on after an interruption, as named tensors."""
-        return {f"{name}.{key}": value for name, probe in self.probes.items() for key, value in probe.state().items()}
+        return {} if self._instruments is None else self._instruments.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` returned."""
-        for name, probe in self.probes.items():
-            prefix = f"{name}."
-            probe.load_state(
-                {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            )
+        if self._instruments is not None:
+            self._instruments.load_state(state)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes recorded and not on disk yet: ``flush_steps`` rows of each series at most, and the backlog."""
+        return self._rows.nbytes + (0 if self._backlog is None else self._backlog.nbytes)
 
     def close(self, status: str = "completed", message: str = "") -> None:
         """Write the rest, say in ``run.json`` how the run ended, and release the folder."""
-        if self._writer is None:
+        if os.getpid() != self._process or self._closed:
             return
+        self._closed = True
+        self._check.finish()
         self.settle()
-        self._writer.close(status, message, last_step=self.index - 1)
-        self._writer = None
+        if self._backlog is not None:
+            self._backlog.close(status, message, self.index)
+            self._mirrors.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,64 +306,8 @@ class Recorder:
         else:
             self.close(self.status or "failed", self.message or f"{kind.__name__}: {error}")
 
-
-def build_probes(chosen: Mapping[str, Any], target: Target) -> tuple[dict[str, Probe], dict[str, str]]:
-    """Build the probes: those asked for must be able to measure, the others are left out with the reason."""
-    built: dict[str, Probe] = {}
-    left_out: dict[str, str] = {}
-    for name in [*plugins.names("probes"), *(name for name in chosen if name not in plugins.names("probes"))]:
-        wanted = chosen.get(name)
-        if wanted is False:
-            continue
-        kind = plugins.load("probes", name)
-        if isinstance(wanted, kind.Parameters):
-            parameters = wanted
-        else:
-            parameters = validated(kind.Parameters, wanted or {}, f"probes.{name}")
-        try:
-            built[name] = kind(parameters, target)
-        except InputError as error:
-            if wanted is not None:
-                raise
-            left_out[name] = str(error)
-    return built, left_out
-
-
-def _stack(values: list[Tensor | Sequence[float]]) -> Tensor | np.ndarray:
-    """Return rows as one array (T, number of labels): on the device if any row is there."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    if not tensors:
-        return np.asarray(values, dtype="float64")
-    return torch.stack([value if isinstance(value, Tensor) else tensors[0].new_tensor(value) for value in values])
-
-
-def _transfer(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Copy all tensors to the host at once: the only place that waits for the device, once a flush."""
-    if not tensors:
-        return {}
-    # numpy has no bfloat16; float32 holds it exactly
-    tensors = {name: each.float() if each.dtype == torch.bfloat16 else each for name, each in tensors.items()}
-    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
-        return {name: tensor.numpy() for name, tensor in tensors.items()}
-    # float64 holds float32, bfloat16 and small integers exactly; Apple's devices have no float64
-    device = next(tensor.device for tensor in tensors.values() if tensor.device.type != "cpu")
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    flat = torch.cat([tensor.to(device, dtype, non_blocking=True).flatten() for tensor in tensors.values()]).cpu()
-    pieces = flat.split([tensor.numel() for tensor in tensors.values()])
-    return {
-        name: piece.reshape(tensor.shape).to(tensor.dtype).numpy()
-        for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)
-    }
-
-
-def _rank() -> int:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if ready else 0
-
-
-def _world() -> int:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if ready else 1
+    def __reduce__(self) -> Any:
+        raise InputError("a Recorder cannot be sent to another process: make it in the process that trains")
 
 
 def _versions() -> dict[str, str]:

@@ -2,55 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from stabilitylab import probe
-from stabilitylab.errors import InputError
+from stabilitylab.norms import norms
 
 __all__ = ["Probe"]
 
 
 class Probe(probe.Probe):
-    """Series ``gradients.norm`` (L2 norm) and ``gradients.max`` (largest absolute entry), a column per tensor.
+    """Series ``gradients.norm`` (L2 norm), ``.max`` (largest absolute entry), ``.total``, ``.clip``.
 
-    Two tensor operations per series and step, none of which waits for the device. A parameter without a gradient
-    reads 0; NaN and inf are kept as they are. Norms are summed in float32 at least.
+    ``norm`` and ``max`` have a column per tensor; a parameter without a gradient reads 0. ``total`` is the L2 norm
+    over all of them. ``clip`` is the coefficient by which clipping to the total norm that the loop named multiplies
+    the gradients, min(1, limit / (total + 1e-6)) as in torch; NaN where the total is. NaN and inf are kept as they
+    are. Norms are summed in float32 at least, and are those of whole tensors where these are sharded.
     """
+
+    fixed_schedule: ClassVar[bool] = True
+    cost: ClassVar[str] = "5 tensor operations, two passes over the gradients; no wait"
 
     def __init__(self, parameters: Any, target: probe.Target) -> None:
         super().__init__(parameters, target)
-        if not target.trainable:
-            raise InputError("the probe 'gradients' needs a model with trainable parameters")
-        target.refuse_shards("gradients")
+        target.need_trainable("gradients")
         self._parameters = list(target.trainable.values())
-        self.labels = {series: list(target.trainable) for series in ("gradients.norm", "gradients.max")}
+        names = list(target.trainable)
+        self.labels = {
+            "gradients.norm": names,
+            "gradients.max": names,
+            "gradients.total": ["total"],
+            "gradients.clip": ["coefficient"],
+        }
         provenance = {"unit": "gradient", "clipped": False, "unscaled": True}
-        self.about = dict.fromkeys(self.labels, provenance)
+        self.about = dict.fromkeys(self.labels, provenance) | {"gradients.clip": {"unit": "1"}}
 
     def measure(self, step: probe.Step) -> probe.Measurement:
-        """Return the norms and the largest entries, each of shape (number of tensors,)."""
+        """Return the norms and the largest entries, each of shape (number of tensors,), and what follows of them."""
+        known = [index for index, each in enumerate(self._parameters) if each.grad is not None]
         gradients = [each.grad for each in self._parameters if each.grad is not None]
         if not gradients:
             return {}
         measured = {
-            "gradients.norm": self._stack(torch._foreach_norm(gradients, 2, dtype=_at_least_float32(gradients))),
-            "gradients.max": self._stack(torch._foreach_norm(gradients, float("inf"))),
+            "gradients.norm": self._unscaled(norms(gradients), known, step),
+            "gradients.max": self._unscaled(norms(gradients, float("inf")), known, step),
         }
-        if isinstance(step.scale, Tensor) or step.scale != 1:
-            measured = {name: value / step.scale for name, value in measured.items()}
+        total = torch.linalg.vector_norm(measured["gradients.norm"], keepdim=True)
+        measured["gradients.total"] = total
+        if step.max_norm is not None:
+            measured["gradients.clip"] = (step.max_norm / (total + 1e-6)).clamp(max=1)
         return measured
 
-    def _stack(self, values: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-        if len(values) == len(self._parameters):
-            return torch.stack(list(values))
-        known = iter(values)
-        zero = torch.zeros_like(values[0])
-        return torch.stack([zero if each.grad is None else next(known) for each in self._parameters])
-
-
-def _at_least_float32(tensors: list[Tensor]) -> torch.dtype | None:
-    half = {torch.float16, torch.bfloat16}
-    return torch.float32 if any(tensor.dtype in half for tensor in tensors) else None
+    def _unscaled(self, values: Tensor, known: list[int], step: probe.Step) -> Tensor:
+        if len(known) < len(self._parameters):
+            whole = values.new_zeros(len(self._parameters))
+            values = whole.index_copy_(0, torch.tensor(known, device=values.device), values)
+        return values / step.scale if isinstance(step.scale, Tensor) or step.scale != 1 else values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,37 +13,46 @@ __all__ = ["Probe"]
 
 
 class Probe(probe.Probe):
-    """Series ``training.loss``, ``.lr`` (a column per parameter group), ``.momentum`` and ``.images_per_second``.
+    """Series ``training.loss``, ``.lr`` (a column per parameter group), ``.momentum``, ``.scale`` and speed.
 
-    The speed is wall-clock time on the host, and the only series that differs between equal runs.
+    ``scale`` is the factor of a gradient scaler. The speed, ``training.images_per_second``, is wall-clock time on
+    the host, and the only series that differs between equal runs.
     """
+
+    fixed_schedule: ClassVar[bool] = True
+    cost: ClassVar[str] = "numbers that the host knows, and the loss; no wait"
 
     def __init__(self, parameters: Any, target: probe.Target) -> None:
         super().__init__(parameters, target)
-        groups = 0 if target.optimizer is None else len(target.optimizer.param_groups)
-        rates = ["lr"] if groups == 1 else [f"group_{index}" for index in range(groups)]
         self.labels = {
             "training.loss": ["loss"],
-            "training.lr": rates,
+            "training.lr": self._groups(),
             "training.momentum": ["momentum"],
+            "training.scale": ["scale"],
             "training.images_per_second": ["images_per_second"],
         }
         self.about = {"training.images_per_second": {"unit": "1/s", "wall_clock": True}}
         self._before: float | None = None
 
+    def _groups(self) -> list[str]:
+        groups = 0 if self.target.optimizer is None else len(self.target.optimizer.param_groups)
+        return ["lr"] if groups == 1 else [f"group_{index}" for index in range(groups)]
+
     def measure(self, step: probe.Step) -> probe.Measurement:
         """Return what the host knows, and the loss where it is."""
         now = time.perf_counter()
         measured: dict[str, Any] = {}
-        if isinstance(step.loss, torch.Tensor):
-            measured["training.loss"] = step.loss.reshape(1)
-        elif step.loss is not None:
-            measured["training.loss"] = [float(step.loss)]
+        for name, value in (("loss", step.loss), ("scale", step.loss_scale)):
+            if value is not None:
+                measured[f"training.{name}"] = value.reshape(1) if isinstance(value, torch.Tensor) else [float(value)]
         if self.target.optimizer is not None:
-            measured["training.lr"] = [float(group["lr"]) for group in self.target.optimizer.param_groups]
+            rates = [float(group["lr"]) for group in self.target.optimizer.param_groups]
+            if len(rates) != len(self.labels["training.lr"]):  # a group was added
+                self.labels = {**self.labels, "training.lr": self._groups()}
+            measured["training.lr"] = rates
         if "momentum" in step.scalars:
             measured["training.momentum"] = [step.scalars["momentum"]]
         if step.images is not None and self._before is not None:
-            measured["training.images_per_second"] = [step.images * self.parameters.every / (now - self._before)]
+            measured["training.images_per_second"] = [step.images * self.every / (now - self._before)]
         self._before = now
         return measured

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from stabilitylab import probe
-from stabilitylab.errors import InputError
+from stabilitylab.norms import local, norms, over_shards
 
 __all__ = ["Probe"]
 
@@ -21,12 +21,11 @@ class Probe(probe.Probe):
     """
 
     delay: ClassVar[int] = 1
+    cost: ClassVar[str] = "6 tensor operations, four passes over the weights; a copy of the trainable weights"
 
     def __init__(self, parameters: Any, target: probe.Target) -> None:
         super().__init__(parameters, target)
-        if not target.trainable:
-            raise InputError("the probe 'updates' needs a model with trainable parameters")
-        target.refuse_shards("updates")
+        target.need_trainable("updates")
         self._weights = [each.detach() for each in target.trainable.values()]
         self._before: list[torch.Tensor] = []
         self._seen_at: int | None = None
@@ -36,13 +35,15 @@ class Probe(probe.Probe):
     def measure(self, step: probe.Step) -> probe.Measurement | None:
         """Return the ratios of the step before, shape (number of tensors,), and keep the weights of this one."""
         ratio = None
+        weights = [local(each) for each in self._weights]
         if self._seen_at == step.index - 1:
-            size = torch._foreach_norm(self._before)
-            torch._foreach_sub_(self._before, self._weights)  # the copy is ours: it becomes the change
-            ratio = torch.stack(torch._foreach_norm(self._before)) / torch.stack(size)
-        if step.index % self.parameters.every == 0:
+            size = over_shards(norms(self._before), self._weights)
+            torch._foreach_sub_(self._before, weights)  # the copy is ours: it becomes the change
+            ratio = over_shards(norms(self._before), self._weights) / size
+            self._seen_at = None
+        if step.index % self.every == 0:
             if not self._before:
-                self._before = [torch.empty_like(each) for each in self._weights]
-            torch._foreach_copy_(self._before, self._weights)
+                self._before = [torch.empty_like(each) for each in weights]
+            torch._foreach_copy_(self._before, weights)
             self._seen_at = step.index
         return None if ratio is None else {"updates.ratio": ratio}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stabilitylab.probe import untouched
+from stabilitylab.target import untouched
 
 __all__ = ["first_nonfinite"]
 

@@ -16,10 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from stabilitylab.errors import InputError
-from stabilitylab.layers import layers_of
-from stabilitylab.probe import Target
-from stabilitylab.recorder import build_probes
+from stabilitylab.instruments import build_probes
 from stabilitylab.run import Run
+from stabilitylab.target import make_target
 from stabilitylab.training import checkpoint as checkpoints
 from stabilitylab.training import presets
 from stabilitylab.training.config import Config, describe, flatten, parse_settings, read_file, resolve
@@ -76,8 +75,7 @@ def dry_run(config: Config) -> Iterator[str]:
 
 def _plan(setup: Setup) -> Iterator[str]:
     method = setup.method
-    names = [name for name, _ in method.named_parameters()]
-    target = Target(method, setup.optimizer, layers_of(names), setup.held_out)
+    target = make_target(method, setup.optimizer, held_out=setup.held_out)
     built, _ = build_probes(setup.probes, target)
     size = sum(each.numel() for each in target.trainable.values())
     yield f"images: {len(setup.data.train)} for training, {len(setup.data.held_out)} held out, from {setup.data.name}"

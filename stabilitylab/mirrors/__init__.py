@@ -1,0 +1,1 @@
+"""Trackers that can be told what is recorded, one file each."""

@@ -1,0 +1,319 @@
+"""What is measured: the model, its optimizer, its layers, and the fixed inputs that it is shown."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from stabilitylab.errors import InputError
+from stabilitylab.layers import Layers, layers_of, plain_names
+from stabilitylab.norms import is_sharded
+
+__all__ = ["Features", "HeldOut", "Target", "first_tensor", "make_target", "untouched", "unwrapped"]
+
+SHOWN = 32
+"""So many of the held-out images are the fixed inputs where none are given."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Fixed images, with their labels if they have any, and how the model turns images into features.
+
+    ``encode`` maps a batch of images to named features, each of shape (N, D); ``representation`` must be among
+    them. It is called without gradient and with the model in eval mode.
+    """
+
+    images: Tensor
+    """Held-out images, shape (N, ...)."""
+    labels: Tensor | None
+    """Their classes, int64, shape (N,); None if they are not known: then there is no kNN accuracy."""
+    bank: Tensor
+    """Fixed images of the training set, shape (M, ...)."""
+    bank_labels: Tensor | None
+    """Their classes, int64, shape (M,)."""
+    encode: Callable[[Tensor], Mapping[str, Tensor]]
+    train_images: int | None = None
+    """Size of the training set, from which the size of the feature queue follows."""
+    chunk: int = 512
+    """So many images are encoded at once."""
+    encode_momentum: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+    """The same for the momentum encoder, with names that begin with ``momentum_``; only the spectrum asks for it."""
+
+    def __post_init__(self) -> None:
+        for name, images, labels in (("", self.images, self.labels), ("bank ", self.bank, self.bank_labels)):
+            if len(images) == 0 or (labels is not None and len(images) != len(labels)):
+                number = "no" if labels is None else len(labels)
+                raise InputError(f"held-out {name}images: {len(images)} images with {number} labels were given")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the held-out images and of the bank: name to tensor, shapes (N, D) and (M, D)."""
+
+    held_out: Mapping[str, Tensor]
+    bank: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a probe is built for."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    layers: Layers
+    held_out: HeldOut | None = None
+    inputs: Any = None
+    """What the model is shown by the probes of activations and attention: a tensor, or a tuple or dict of arguments."""
+    teacher: nn.Module | None = None
+    """A module that follows the model and is no part of it: an exponential moving average, a momentum encoder."""
+    taps: set[str] = field(default_factory=set)
+    """Layers whose outputs, averaged over positions, are to be among the features: a probe adds what it reads."""
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters by name, without the parts of a name that only wrap (DDP, ``torch.compile``)."""
+        named = dict(self.model.named_parameters())
+        plain = plain_names(named)
+        return {plain[name]: each for name, each in named.items()}
+
+    @cached_property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that take a gradient, by name; without those of lazy modules that have no shape yet."""
+        return {name: each for name, each in self.parameters.items() if each.requires_grad and not is_lazy(each)}
+
+    @cached_property
+    def sharded(self) -> bool:
+        """Whether a parameter is spread over ranks: then every rank must take part in each measurement."""
+        return any(is_sharded(each) for each in self.parameters.values())
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The module of each layer, where one module holds the parameters of that layer and of no other."""
+        named = {f"{name}.": module for name, module in self.model.named_modules() if list(module.parameters())}
+        names = plain_names([*named, *(name for name, _ in self.model.named_parameters())])
+        plain = {names[name].rstrip("."): unwrapped(module) for name, module in named.items()}
+        owned = {layer: self.layers.parameters(layer) for layer in self.layers.names}
+        found = {}
+        for layer, names in owned.items():
+            path = _common_path(names)
+            prefix = f"{path}." if path else ""
+            others = any(each.startswith(prefix) for other in owned if other != layer for each in owned[other])
+            if not others and path in plain:
+                found[layer] = plain[path]
+        return found
+
+    def need_trainable(self, probe: str) -> None:
+        """Fail if there is nothing whose gradient could be measured."""
+        if not self.trainable:
+            raise InputError(f"the probe {probe!r} needs a model with trainable parameters")
+
+    def need_held_out(self, probe: str) -> HeldOut:
+        """Return the held-out images, or fail with what to do about it."""
+        if self.held_out is None:
+            raise InputError(f"the probe {probe!r} needs held-out images: pass held_out=HeldOut(...)")
+        return self.held_out
+
+    def need_inputs(self, probe: str) -> None:
+        """Fail if there is nothing to show to the model."""
+        if self.inputs is None and self.held_out is None:
+            raise InputError(f"the probe {probe!r} needs something to show to the model: pass inputs=(a batch)")
+
+    def show_inputs(self) -> None:
+        """Run the model on the fixed inputs (or on some held-out images), for the hooks that a probe has set.
+
+        Raises:
+            InputError: if it does not run on them.
+        """
+        try:
+            with self.looking():
+                if self.inputs is None:
+                    held_out = self.need_held_out("activations")
+                    held_out.encode(held_out.images[:SHOWN])
+                elif isinstance(self.inputs, Mapping):
+                    unwrapped(self.model)(**self.inputs)
+                else:
+                    unwrapped(self.model)(*(self.inputs if isinstance(self.inputs, tuple | list) else (self.inputs,)))
+        except InputError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise InputError(f"the model does not run on the inputs that it is to be shown: {what}") from error
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode images in chunks, in eval mode, and leave modes and random states as they were."""
+        held_out = self.need_held_out("features")
+        with self.looking():
+            return _in_chunks(self._encode_with_taps, images, held_out.chunk)
+
+    def momentum_features(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode images by the momentum encoder; empty if there is none."""
+        held_out = self.need_held_out("features")
+        if held_out.encode_momentum is None:
+            return {}
+        with self.looking():
+            return _in_chunks(held_out.encode_momentum, images, held_out.chunk)
+
+    def _encode_with_taps(self, images: Tensor) -> Mapping[str, Tensor]:
+        held_out, tapped = self.need_held_out("features"), dict[str, Tensor]()
+        with ExitStack() as hooks:
+            for layer in sorted(self.taps):
+
+                def keep(module: nn.Module, _: Any, output: Any, layer: str = layer) -> None:
+                    pooled = _over_positions(output, len(images), module)
+                    if pooled is not None:
+                        tapped[layer] = pooled
+
+                handle = self.modules[layer].register_forward_hook(keep)
+                hooks.callback(handle.remove)
+            return tapped | dict(held_out.encode(images))
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Run the model in eval mode, without gradient and not compiled, and leave everything as it was."""
+        watched = [self.model] if self.teacher is None else [self.model, self.teacher]
+        if any(map(is_lazy, self.parameters.values())):
+            raise InputError("the model has lazy modules, which take their shapes from the first batch of the training")
+        with untouched(*watched), torch.no_grad(), torch.compiler.set_stance("force_eager"), _plain_passes():
+            for each in watched:
+                each.eval()
+            yield
+
+
+def make_target(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    first_layer: str | None = None,
+    held_out: HeldOut | None = None,
+    inputs: Any = None,
+    teacher: nn.Module | None = None,
+) -> Target:
+    """Return the target of a model whose parameters are grouped into layers by their names.
+
+    Raises:
+        InputError: if the parameters are pieces that nobody can put together again, or no layer is ``first_layer``.
+    """
+    for name, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            where = f"{name!r}" if name else "the model"
+            raise InputError(f"{where} is wrapped by FSDP1, which hides its shards; use torch's fully_shard (FSDP2)")
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            raise InputError(f"the parameter {name} is partitioned by DeepSpeed ZeRO-3, which cannot be measured")
+    plain = plain_names(name for name, _ in model.named_parameters())
+    return Target(model, optimizer, layers_of(plain.values(), first_layer), held_out, inputs, teacher)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside DistributedDataParallel and `torch.compile`, whose forward pass is the model's own."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def _common_path(names: list[str]) -> str:
+    """Return the longest path of modules that all parameters of a layer share."""
+    paths = []
+    for name in names:
+        parts = name.split(".")
+        # what makes a weight of its parametrization is called where the weight is read, and returns the weight
+        paths.append(parts[: parts.index("parametrizations") if "parametrizations" in parts else -1])
+    shared = []
+    for level in zip(*paths, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return ".".join(shared)
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return the first floating-point tensor in what a module returned: a tensor, a tuple, a dict, a dataclass."""
+    if isinstance(output, Tensor):
+        return output.detach() if output.is_floating_point() or output.is_complex() else None
+    if isinstance(output, Mapping):
+        parts: Iterable[Any] = output.values()
+    elif isinstance(output, tuple | list):
+        parts = output
+    elif is_dataclass(output):
+        parts = (getattr(output, each.name) for each in fields(output))
+    else:
+        return None
+    return next((each for each in map(first_tensor, parts) if each is not None), None)
+
+
+def _over_positions(output: Any, samples: int, module: nn.Module) -> Tensor | None:
+    """Return the output of a layer averaged over its positions, shape (N, D), float32 at least.
+
+    Channels come last in (N, L, D) and second in (N, C, H, W), unless the sizes of biases and scales of the module
+    say otherwise, as in a Swin Transformer, (N, H, W, C), or after a convolution over time, (N, C, L).
+    """
+    values = first_tensor(output)
+    if values is None or values.is_complex() or values.ndim < 2 or len(values) != samples:
+        return None
+    if values.dtype != torch.float64:
+        values = values.float()
+    sizes = {len(each) for each in module.parameters() if each.ndim == 1}
+    ends = {1: values.shape[1] in sizes, -1: values.shape[-1] in sizes}
+    channels = (-1 if values.ndim == 3 else 1) if ends[1] == ends[-1] else (1 if ends[1] else -1)
+    return values.movedim(channels, 1).flatten(2).mean(dim=2) if values.ndim > 2 else values
+
+
+def _in_chunks(encode: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor, size: int) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {}
+    for chunk in images.split(size):
+        for name, value in encode(chunk).items():
+            parts.setdefault(name, []).append(value.detach())
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+@contextmanager
+def untouched(*models: nn.Module) -> Iterator[None]:
+    """Put back the mode of every module and the random states of Python, numpy and torch afterwards."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is kept
+    # only the devices in use: to ask another one for its state would claim memory on it
+    used = {each.device for model in models for each in model.parameters()}
+    devices = {each for each in used if each.type not in ("cpu", "mps", "meta")}
+    kind = next((each.type for each in devices), "cuda")
+    metal = torch.mps.get_rng_state() if any(each.type == "mps" for each in used) else None
+    with torch.random.fork_rng(devices=sorted(devices, key=str), device_type=kind):
+        try:
+            yield
+        finally:
+            if metal is not None:
+                torch.mps.set_rng_state(metal)
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+            for module, training in modes:
+                module.training = training
+
+
+@contextmanager
+def _plain_passes() -> Iterator[None]:
+    """Turn off two shortcuts of torch for the time of a look.
+
+    The fused encoder layers of torch call no hooks of what they fuse, and hand nested tensors to those that have
+    hooks. The weights that autocast keeps in half precision are without gradient where they were made in a look: the
+    next forward pass in the same region would train nothing.
+    """
+    fused, kept = torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_cache_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        torch.set_autocast_cache_enabled(kept)
