@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stabilitylab.errors import InputError
 from stabilitylab.run import RunWriter
 
 __all__ = ["Backlog", "Block", "Rows"]
@@ -118,7 +120,10 @@ class Backlog:
         self._waiting.extend(blocks)
         try:
             self._notice_removal(step)
-            self._announce([block for block in self._waiting if block.series not in self._declared])
+            with suppress(InputError):  # given up where it is written
+                for block in self._waiting:
+                    if block.series not in self._declared:
+                        self._declare(block)
             while self._waiting:
                 self._write(self._waiting[0])
                 self._waiting.pop(0)
@@ -129,9 +134,8 @@ class Backlog:
             self._refused(error, step)
 
     def _write(self, block: Block) -> None:
-        if self._declared.get(block.series) != block.labels:
-            self._announce([block])
         try:
+            self._declare(block)
             self._writer.write(block.series, block.steps, block.values)
         except OSError:
             raise
@@ -143,13 +147,11 @@ class Backlog:
         span[1] = int(block.steps[-1])
         span[2] += len(block.steps)
 
-    def _announce(self, blocks: Sequence[Block]) -> None:
-        """Declare the series of some blocks, with the columns that they have."""
-        for block in blocks:
+    def _declare(self, block: Block) -> None:
+        """Announce a series, with the columns that it has now; the next write puts that into ``run.json``."""
+        if self._declared.get(block.series) != block.labels:
             self._writer.declare(block.series, block.labels, **self._about.get(block.series, {}))
             self._declared[block.series] = block.labels
-        if blocks:
-            self._writer.update()
 
     def _notice_removal(self, step: int) -> None:
         if (self._writer.path / "run.json").exists():

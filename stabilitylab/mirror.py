@@ -11,8 +11,12 @@ import numpy as np
 
 from stabilitylab import plugins
 from stabilitylab.buffer import Block
+from stabilitylab.errors import InputError
 
 __all__ = ["Mirror", "Mirrors"]
+
+
+METHODS = ("rows", "event", "close")
 
 
 class Mirror(Protocol):
@@ -46,6 +50,10 @@ class Mirrors:
 
     def __init__(self, chosen: Any, path: Path, first_step: int) -> None:
         each = [] if chosen is None else list(chosen) if isinstance(chosen, list | tuple) else [chosen]
+        for one in each:
+            if not isinstance(one, str) and not all(callable(getattr(one, name, None)) for name in METHODS):
+                names = ", ".join(plugins.names("mirrors"))
+                raise InputError(f"mirror was {one!r}: a name ({names}) or an object with rows, event and close")
         self._mirrors: list[Any] = [
             plugins.load("mirrors", one)(path, first_step) if isinstance(one, str) else one for one in each
         ]
@@ -73,5 +81,5 @@ class Mirrors:
                 getattr(mirror, method)(*arguments)
             except Exception as error:  # whatever a tracker does, it never ends a training
                 self._mirrors.remove(mirror)
-                name = type(mirror).__module__
+                name = f"{type(mirror).__module__}.{type(mirror).__qualname__}"
                 warnings.warn(f"the mirror {name} failed and is off now: {type(error).__name__}: {error}", stacklevel=2)

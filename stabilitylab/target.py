@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -82,8 +83,7 @@ class Target:
     def parameters(self) -> dict[str, nn.Parameter]:
         """All parameters by name, without the parts of a name that only wrap (DDP, ``torch.compile``)."""
         named = dict(self.model.named_parameters())
-        plain = plain_names(named)
-        return {plain[name]: each for name, each in named.items()}
+        return dict(zip(_labels(named), named.values(), strict=True))
 
     @cached_property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -97,18 +97,20 @@ class Target:
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
-        """The module of each layer, where one module holds the parameters of that layer and of no other."""
+        """The module of each layer: the outermost one with a forward pass that holds the layer and nothing else."""
         named = {f"{name}.": module for name, module in self.model.named_modules() if list(module.parameters())}
         names = plain_names([*named, *(name for name, _ in self.model.named_parameters())])
         plain = {names[name].rstrip("."): unwrapped(module) for name, module in named.items()}
-        owned = {layer: self.layers.parameters(layer) for layer in self.layers.names}
+        held = Counter(path for name in self.parameters for path in _paths(name))
         found = {}
-        for layer, names in owned.items():
-            path = _common_path(names)
-            prefix = f"{path}." if path else ""
-            others = any(each.startswith(prefix) for other in owned if other != layer for each in owned[other])
-            if not others and path in plain:
-                found[layer] = plain[path]
+        for layer in self.layers.names:
+            names = self.layers.parameters(layer)
+            for path in _paths(names[0]):
+                module = plain.get(path)
+                # of lists and dicts of modules, which nobody calls, the forward pass is that of Module
+                if held[path] == len(names) and module is not None and type(module).forward is not nn.Module.forward:
+                    found[layer] = module
+                    break
         return found
 
     def need_trainable(self, probe: str) -> None:
@@ -209,8 +211,13 @@ def make_target(
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id"):
             raise InputError(f"the parameter {name} is partitioned by DeepSpeed ZeRO-3, which cannot be measured")
-    plain = plain_names(name for name, _ in model.named_parameters())
-    return Target(model, optimizer, layers_of(plain.values(), first_layer), held_out, inputs, teacher)
+    labels = _labels(name for name, _ in model.named_parameters())
+    return Target(model, optimizer, layers_of(labels, first_layer), held_out, inputs, teacher)
+
+
+def _labels(names: Iterable[str]) -> list[str]:
+    """Return the names of parameters as columns: ``step`` is the name of the index."""
+    return ["parameter step" if name == "step" else name for name in plain_names(list(names)).values()]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -224,19 +231,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def _common_path(names: list[str]) -> str:
-    """Return the longest path of modules that all parameters of a layer share."""
-    paths = []
-    for name in names:
-        parts = name.split(".")
-        # what makes a weight of its parametrization is called where the weight is read, and returns the weight
-        paths.append(parts[: parts.index("parametrizations") if "parametrizations" in parts else -1])
-    shared = []
-    for level in zip(*paths, strict=False):
-        if len(set(level)) > 1:
-            break
-        shared.append(level[0])
-    return ".".join(shared)
+def _paths(parameter: str) -> list[str]:
+    """Return the paths of the modules that hold a parameter, from the model itself, which has none, inwards."""
+    parts = parameter.split(".")[:-1]
+    if "parametrizations" in parts:  # they return the weight, wherever it is read
+        parts = parts[: parts.index("parametrizations")]
+    return [".".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def first_tensor(output: Any) -> Tensor | None:

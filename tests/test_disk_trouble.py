@@ -136,7 +136,8 @@ def test_a_folder_that_is_removed(tmp_path: Path, becomes: str) -> None:
         recorder.close()
     run = Run(tmp_path / "r")
     assert run["training.loss"]["loss"].tolist() == [float(index) for index in range(10, 30)]
-    assert {(each["first_step"], each["last_step"]) for each in run.header["lost"]} == {(0, 9)}
+    lost = {each["series"]: (each["first_step"], each["last_step"]) for each in run.header["lost"]}
+    assert lost["training.loss"] == lost["gradients.norm"] == (0, 9)
     assert len(run.header["outages"]) == 1
     assert len(told(caught)) == 2
     assert "steps 0 to 9 of" in told(caught)[1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import pickle
 import random
 import warnings
 from collections import Counter
@@ -15,7 +18,7 @@ from small_loop import CLASSES, FEATURES, SAMPLES, build, data, held_out, only, 
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stabilitylab import HeldOut, InputError, Recorder, Run, plugins
+from stabilitylab import HeldOut, InputError, Recorder, Run, buffer, plugins
 from stabilitylab.probe import Target
 
 # ---- a probe changes nothing
@@ -88,17 +91,49 @@ def test_no_probe_waits_for_the_device(tmp_path: Path, name: str) -> None:
     assert seen["nonzero"] == 0
 
 
-def test_two_operations_a_series_and_step_for_gradients(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+@pytest.mark.parametrize("depth", [1, 30])
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_at_most_ten_operations_a_step_for_gradients_however_many_tensors(
+    tmp_path: Path, depth: int, max_norm: float | None
+) -> None:
+    model = nn.Sequential(nn.Linear(FEATURES, 8), *[nn.Linear(8, 8) for _ in range(depth)], nn.Linear(8, CLASSES))
     images, labels = data()
     recorder = Recorder(tmp_path / "c", model, probes=only("gradients"), flush_seconds=1e9)
     for _ in range(20):
         loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         with Count() as count:
-            recorder.step(loss)
+            recorder.step(loss, max_norm=max_norm)
         count.seen.pop("detach")  # of the loss: a view, without work
-        assert count.seen == {"_foreach_norm": 2, "stack": 2}
+        clipping = {"add": 1, "reciprocal": 1, "mul": 1, "clamp": 1} if max_norm else {}
+        assert count.seen == {"_foreach_norm": 2, "stack": 2, "linalg_vector_norm": 1, **clipping}
+        assert count.seen.total() <= 10
+    recorder.close()
+
+
+def test_one_transfer_a_flush_and_nothing_that_grows_with_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfers = []
+    transfer = buffer._transfer
+    monkeypatch.setattr(buffer, "_transfer", lambda tensors: transfers.append(len(tensors)) or transfer(tensors))
+    model, optimizer = build()
+    recorder = Recorder(tmp_path / "r", model, optimizer, held_out=held_out(model), flush_steps=10, flush_seconds=1e9)
+    sizes, largest, live = [], 0, []
+    for step in training(model, optimizer, 0, 400):
+        recorder.step(**step)
+        largest = max(largest, recorder.nbytes)
+        if recorder.index % 100 == 0:
+            assert recorder.nbytes == 0
+            gc.collect()
+            sizes.append(sum(t.numel() * t.element_size() for t in gc.get_objects() if issubclass(type(t), torch.Tensor)))
+            live.append(len(recorder._rows._rows))
+    assert len(transfers) == 40
+    assert live == [0, 0, 0, 0]
+    assert max(sizes[1:]) <= sizes[0] * 1.01
+    run = Run(tmp_path / "r")
+    row = sum(len(run.about(series)["labels"]) for series in run.series)
+    assert largest <= 10 * row * 8  # rows of one flush, at most 8 bytes a value
     recorder.close()
 
 
@@ -243,3 +278,61 @@ def test_every_series_is_named_after_its_probe_and_says_its_schedule(tmp_path: P
     made = kind(kind.Parameters(), target)
     assert all(series.startswith(f"{name}.") for series in made.labels)
     assert all(field.description for field in kind.Parameters.model_fields.values())
+
+
+# ---- other processes
+
+
+def test_a_forked_copy_records_nothing_and_lets_the_run_be(tmp_path: Path) -> None:
+    model, optimizer = build()
+    recorder = Recorder(tmp_path / "r", model, optimizer, flush_steps=2)
+    for index, step in enumerate(training(model, optimizer, 0, 12)):
+        if index == 5:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+                child = os.fork()
+            if child == 0:
+                for _ in range(10):
+                    recorder.step(step["loss"])
+                recorder.flush()
+                recorder.close("failed")
+                del recorder
+                gc.collect()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        recorder.step(**step)
+    with pytest.raises(InputError, match="being written"):
+        Recorder(tmp_path / "r", model, first_step=3)
+    recorder.close()
+    run = Run(tmp_path / "r")
+    assert run.status == "completed"
+    assert list(run["gradients.norm"].index) == list(range(12))
+    assert len(run.header["attempts"]) == 1
+
+
+class Images(torch.utils.data.Dataset):
+    """Forked workers inherit whatever the loop has."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((2,), float(index))
+
+
+def test_workers_of_a_data_loader_do_not_disturb_the_run(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    with Recorder(tmp_path / "r", model, flush_steps=1) as recorder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for _ in range(2):
+            for images in torch.utils.data.DataLoader(Images(), batch_size=2, num_workers=2):
+                recorder.step(model(images).mean())
+    assert list(Run(tmp_path / "r")["training.loss"].index) == list(range(8))
+
+
+def test_a_recorder_is_not_sent_to_another_process(tmp_path: Path) -> None:
+    with (
+        Recorder(tmp_path / "r", nn.Linear(2, 1)) as recorder,
+        pytest.raises(InputError, match="make it in the process that trains"),
+    ):
+        pickle.dumps(recorder)

@@ -297,3 +297,19 @@ def test_compiled_models_have_the_same_series_and_no_graph_break(
     for series in plain.series:
         np.testing.assert_allclose(plain[series], compiled[series], rtol=1e-4, atol=1e-7)
         assert list(plain[series].columns) == list(compiled[series].columns)
+
+
+def test_a_parameter_may_have_any_name(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = nn.Parameter(torch.ones(2))
+            self.step_size = nn.ParameterDict({"a/b c": nn.Parameter(torch.ones(2)), "é": nn.Parameter(torch.ones(1))})
+
+    net = Odd()
+    with Recorder(tmp_path / "r", net) as recorder:
+        sum((each**2).sum() for each in net.parameters()).backward()
+        recorder.step()
+    frame = Run(tmp_path / "r")["gradients.norm"]
+    assert list(frame.columns) == ["parameter step", "step_size.a/b c", "step_size.é"]
+    np.testing.assert_allclose(frame.iloc[0], [8**0.5, 8**0.5, 2.0])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stabilitylab import Recorder, Run
+from stabilitylab import Recorder, Run, analyze
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer, Recorder, int], None]
 
@@ -228,3 +228,14 @@ def test_an_error_inside_the_check_never_reaches_the_training(
         warnings.simplefilter("error")
         found = check(tmp_path / "r", plain)
     assert found == {"mistake": "not checked", "sentence": "The self-check failed: ZeroDivisionError: no"}
+
+
+def test_the_analysis_says_it_first(tmp_path: Path) -> None:
+    for loop, name in ((clipped_before, "wrong"), (plain, "right")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check(tmp_path / name, loop, steps=20)
+    wrong, right = (analyze(Run(tmp_path / name)).findings for name in ("wrong", "right"))
+    assert (wrong[0].kind, wrong[0].verdict) == ("recording", "clipped")
+    assert "The total norm was 0.1 in each of 5 steps" in wrong[0].sentence
+    assert "recording" not in {each.kind for each in right}

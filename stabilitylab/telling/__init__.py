@@ -12,6 +12,7 @@ __all__ = ["Evidence", "tell"]
 def tell(evidence: Evidence) -> list[Finding]:
     """Return the findings in the order in which a person wants to read them."""
     return [
+        *record.tell_recording(evidence),
         *record.tell_divergence(evidence),
         *gradients.tell_spikes(evidence),
         *gradients.tell_origin(evidence),

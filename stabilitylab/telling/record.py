@@ -11,7 +11,7 @@ from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined, span
 from stabilitylab.telling.evidence import Evidence
 
-__all__ = ["tell_collapse", "tell_divergence", "tell_not_judged", "tell_others"]
+__all__ = ["tell_collapse", "tell_divergence", "tell_not_judged", "tell_others", "tell_recording"]
 
 
 def tell_divergence(evidence: Evidence) -> list[Finding]:
@@ -82,6 +82,26 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
             sentence += f" Effective rank {numbers['rank_first']:.3g} at first, {numbers['rank_last']:.3g} at last."
         findings.append(Finding("collapse", sentence, verdict, numbers, method, limits, tuple(events)))
     return findings
+
+
+def tell_recording(evidence: Evidence) -> list[Finding]:
+    """Say what is wrong with the recording itself: gradients that the optimizer did not use, rows that are missing."""
+    header = evidence.run.header
+    check, lost = header.get("self_check"), header.get("lost")
+    said, verdicts = [], []
+    if isinstance(check, dict) and check.get("mistake") not in (None, "passed", "not checked"):
+        verdicts.append(str(check["mistake"]))
+        said.append(f"What was recorded is not what the optimizer used: {check.get('sentence', '')}")
+    rows = [each for each in lost if isinstance(each, dict)] if isinstance(lost, list) else []
+    if rows:
+        verdicts.append("rows missing")
+        names = joined([str(each.get("series")) for each in rows])
+        reasons = joined([str(each.get("reason")) for each in rows])
+        said.append(f"Rows of {names} never reached the disk: {reasons}.")
+    if not said:
+        return []
+    method = "norms computed slowly in the first steps, and what the writer could not write"
+    return [Finding("recording", " ".join(said), "; ".join(verdicts), {"self_check": check, "lost": rows}, method)]
 
 
 def tell_others(evidence: Evidence) -> list[Finding]:
