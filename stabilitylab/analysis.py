@@ -81,6 +81,26 @@ class Analysis:
         write_json(folder / "findings.json", content | {"episodes": list(self.episodes)})
         return folder
 
+    def show(self, mirror: Any) -> None:
+        """Show each event and each finding to a tracker, as a text and, where it has them, a marker.
+
+        Args:
+            mirror: the name of a mirror, such as ``tensorboard``, which writes into ``analysis`` in the run; or an
+                object with the methods of `stabilitylab.mirror.Mirror`.
+
+        Raises:
+            InputError: if there is no mirror of that name, or what it needs is not installed.
+        """
+        folder = self.run.path / "analysis"
+        tracker = plugins.load("mirrors", mirror)(folder, 0) if isinstance(mirror, str) else mirror
+        for each in self.events:
+            where = f"{each.label} of {each.series}, steps {each.start:,} to {each.stop:,}"
+            tracker.event(each.peak, each.kind, f"{each.kind} in {where}: height {each.height:.3g}")
+        last = max((each.stop for each in self.events), default=0)
+        for finding in self.findings:
+            tracker.event(last, "finding", f"{finding.kind} ({finding.verdict}): {finding.sentence}")
+        tracker.close()
+
 
 def analyze(run: Run, **parameters: Any) -> Analysis:
     """Run every installed detector on the series that the run holds, and say what follows from the events.

@@ -96,17 +96,21 @@ class Target:
         return any(is_sharded(each) for each in self.parameters.values())
 
     @cached_property
-    def modules(self) -> dict[str, nn.Module]:
-        """The module of each layer: the outermost one with a forward pass that holds the layer and nothing else."""
+    def paths(self) -> dict[str, nn.Module]:
+        """The modules that hold parameters, without those that only wrap, by their paths; the model's own is empty."""
         named = {f"{name}.": module for name, module in self.model.named_modules() if list(module.parameters())}
         names = plain_names([*named, *(name for name, _ in self.model.named_parameters())])
-        plain = {names[name].rstrip("."): unwrapped(module) for name, module in named.items()}
+        return {names[name].rstrip("."): unwrapped(module) for name, module in named.items()}
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The module of each layer: the outermost one with a forward pass that holds the layer and nothing else."""
         held = Counter(path for name in self.parameters for path in _paths(name))
         found = {}
         for layer in self.layers.names:
             names = self.layers.parameters(layer)
             for path in _paths(names[0]):
-                module = plain.get(path)
+                module = self.paths.get(path)
                 # of lists and dicts of modules, which nobody calls, the forward pass is that of Module
                 if held[path] == len(names) and module is not None and type(module).forward is not nn.Module.forward:
                     found[layer] = module

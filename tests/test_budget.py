@@ -141,7 +141,9 @@ def test_updates_stay_right_when_their_schedule_changes(tmp_path: Path) -> None:
         ratios.append(Run(tmp_path / str(limit))["updates.ratio"])
     whole, some = ratios
     assert 0 < len(some) < len(whole)
-    torch.testing.assert_close(torch.tensor(some.to_numpy()), torch.tensor(whole.loc[some.index].to_numpy()), equal_nan=True)
+    torch.testing.assert_close(
+        torch.tensor(some.to_numpy()), torch.tensor(whole.loc[some.index].to_numpy()), equal_nan=True
+    )
 
 
 def test_a_budget_must_be_positive(tmp_path: Path) -> None:

@@ -101,9 +101,7 @@ def test_what_waits_is_bounded_and_what_is_lost_is_told(tmp_path: Path, monkeypa
     assert "are lost (No space left on device)" in told(caught)[1]
 
 
-def test_a_disk_that_never_recovers_does_not_end_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_never_recovers_does_not_end_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, model = start(tmp_path / "r")
     with warnings.catch_warnings(record=True) as caught, refusing(monkeypatch, errno.ENOSPC):
         warnings.simplefilter("always")

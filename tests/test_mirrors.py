@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from stabilitylab import InputError, Recorder, Run
+from stabilitylab import InputError, Recorder, Run, analyze, synthetic
 
 
 def steps(recorder: Recorder, model: nn.Module, first: int, stop: int, odd: int = -1) -> None:
@@ -101,7 +101,9 @@ def test_a_tracker_that_fails_is_switched_off_and_nothing_else(tmp_path: Path) -
 def test_an_unknown_mirror_is_refused_before_the_run_is_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no mirror is named 'tensorbord'; did you mean tensorboard\?"):
         Recorder(tmp_path / "r", nn.Linear(2, 1), mirror="tensorbord")
-    with pytest.raises(InputError, match=r"mirror was 3: a name \(tensorboard\) or an object with rows, event and close"):
+    with pytest.raises(
+        InputError, match=r"mirror was 3: a name \(tensorboard\) or an object with rows, event and close"
+    ):
         Recorder(tmp_path / "r", nn.Linear(2, 1), mirror=3)
     assert not (tmp_path / "r").exists()
 
@@ -115,3 +117,18 @@ def test_a_missing_tensorboard_is_said_with_its_remedy(tmp_path: Path) -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "the mirror 'tensorboard' needs tensorboard: pip install 'stabilitylab[tensorboard]'\n"
+
+
+def test_the_events_of_an_analysis_are_texts_and_markers(tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "r", steps=900, spikes=(300, 600), seed=1)
+    analysis = analyze(Run(tmp_path / "r"))
+    for _ in range(2):  # a second time nothing is doubled
+        analysis.show("tensorboard")
+    board = read(tmp_path / "r" / "analysis")
+    kinds = {each.kind for each in analysis.events}
+    assert "spike" in kinds
+    for kind in kinds:
+        peaks = sorted(each.peak for each in analysis.events if each.kind == kind)
+        assert sorted(each.step for each in board.Scalars(f"markers/{kind}")) == peaks
+        assert len(board.Tensors(f"events/{kind}/text_summary")) == len(peaks)
+    assert len(board.Tensors("events/finding/text_summary")) == len(analysis.findings)

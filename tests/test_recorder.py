@@ -126,7 +126,9 @@ def test_one_transfer_a_flush_and_nothing_that_grows_with_the_steps(
         if recorder.index % 100 == 0:
             assert recorder.nbytes == 0
             gc.collect()
-            sizes.append(sum(t.numel() * t.element_size() for t in gc.get_objects() if issubclass(type(t), torch.Tensor)))
+            sizes.append(
+                sum(t.numel() * t.element_size() for t in gc.get_objects() if issubclass(type(t), torch.Tensor))
+            )
             live.append(len(recorder._rows._rows))
     assert len(transfers) == 40
     assert live == [0, 0, 0, 0]

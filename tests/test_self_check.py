@@ -217,9 +217,7 @@ def test_the_mistake_is_named(tmp_path: Path, loop: Loop, mistake: str, says: st
     assert says in found["sentence"]
 
 
-def test_an_error_inside_the_check_never_reaches_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_inside_the_check_never_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("no")
 

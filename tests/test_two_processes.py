@@ -45,9 +45,7 @@ def alone(path: Path, width: int = 7) -> Run:
     ("name", "width", "where"),
     [("ddp", 7, "the first rank"), ("fsdp", 7, "all ranks"), ("tensor_parallel", 8, "all ranks")],
 )
-def test_the_series_are_those_of_one_process(
-    folder: Path, tmp_path: Path, name: str, width: int, where: str
-) -> None:
+def test_the_series_are_those_of_one_process(folder: Path, tmp_path: Path, name: str, width: int, where: str) -> None:
     two, one = Run(folder / name), alone(tmp_path / "one", width)
     assert two.status == "completed"
     assert two.header["self_check"]["mistake"] == "passed"

@@ -17,7 +17,8 @@ class Mirror:
     """Event files in the folder ``tensorboard`` of the run; ``tensorboard --logdir runs`` shows them.
 
     The tag of a scalar is ``series/label``. An event of a kind is a text under ``events/kind`` and a marker, the
-    value 1 at its step, under ``markers/kind``. A resumed run hides what lies at or after its first step.
+    value 1 at its step, under ``markers/kind``. A resumed run hides what lies at or after its first step; from step 0
+    on, nothing of what was there before is kept.
 
     Raises:
         InputError: if tensorboard is not installed.
@@ -31,6 +32,9 @@ class Mirror:
             raise InputError(
                 "the mirror 'tensorboard' needs tensorboard: pip install 'stabilitylab[tensorboard]'"
             ) from error
+        if first_step == 0:
+            for old in (path / "tensorboard").glob("events.out.tfevents.*"):  # of an analysis made before
+                old.unlink()
         self._summary = Summary
         self._writer = SummaryWriter(str(path / "tensorboard"), purge_step=first_step or None)
 
