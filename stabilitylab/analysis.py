@@ -86,7 +86,7 @@ class Analysis:
 
         Args:
             mirror: the name of a mirror, such as ``tensorboard``, which writes into ``analysis`` in the run; or an
-                object with the methods of `stabilitylab.mirror.Mirror`.
+                object with the methods of `stabilitylab.recording.mirror.Mirror`.
 
         Raises:
             InputError: if there is no mirror of that name, or what it needs is not installed.

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from stabilitylab.budget import Budget
-from stabilitylab.buffer import Backlog, Rows
 from stabilitylab.errors import InputError
-from stabilitylab.instruments import Instruments
-from stabilitylab.mirror import Mirrors
 from stabilitylab.probe import Step
+from stabilitylab.recording.budget import Budget
+from stabilitylab.recording.buffer import Backlog, Rows
+from stabilitylab.recording.instruments import Instruments
+from stabilitylab.recording.mirror import Mirrors
+from stabilitylab.recording.scaling import scale_now
+from stabilitylab.recording.self_check import SelfCheck
+from stabilitylab.recording.world import World
 from stabilitylab.run import RunWriter
-from stabilitylab.scaling import scale_now
-from stabilitylab.self_check import SelfCheck
 from stabilitylab.target import HeldOut, make_target
-from stabilitylab.world import World
 
 __all__ = ["Recorder"]
 
@@ -61,7 +61,7 @@ class Recorder:
         scaler: the `torch.amp.GradScaler` of an fp16 loop: gradients are unscaled if it has not done so yet, and its
             scale is recorded.
         mirror: who else hears what is recorded: ``"tensorboard"``, an object with the methods of
-            `stabilitylab.mirror.Mirror`, or a list of these.
+            `stabilitylab.recording.mirror.Mirror`, or a list of these.
         budget: the part of the training's time that recording may take, such as 0.05: the schedules of heavy probes
             are stretched by powers of two to stay within it. None leaves all schedules as they are.
         first_step: index of the first step; a positive one continues the run that is in the folder.

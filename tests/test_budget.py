@@ -11,9 +11,10 @@ import torch
 from small_loop import build, held_out, training
 from torch import nn
 
-from stabilitylab import InputError, Recorder, Run, budget, plugins
-from stabilitylab.budget import Budget
+from stabilitylab import InputError, Recorder, Run, plugins
 from stabilitylab.probe import Parameters, Probe
+from stabilitylab.recording import budget
+from stabilitylab.recording.budget import Budget
 from stabilitylab.target import make_target
 
 

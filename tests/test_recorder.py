@@ -18,8 +18,9 @@ from small_loop import CLASSES, FEATURES, SAMPLES, build, data, held_out, only, 
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stabilitylab import HeldOut, InputError, Recorder, Run, buffer, plugins
+from stabilitylab import HeldOut, InputError, Recorder, Run, plugins
 from stabilitylab.probe import Target
+from stabilitylab.recording import buffer
 
 # ---- a probe changes nothing
 

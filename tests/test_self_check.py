@@ -82,9 +82,37 @@ def accumulated(net, optimizer, recorder, step):
     optimizer.step()
 
 
+def accumulated_into_a_closure(net, optimizer, recorder, step):
+    optimizer.zero_grad()
+    backward(net, 2 * step, 1 / 2)
+
+    def evaluate():
+        backward(net, 2 * step + 1, 1 / 2)
+        recorder.step()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.3)
+
+    optimizer.step(evaluate)
+
+
+def an_entry_that_never_changes(net, optimizer, recorder, step):
+    optimizer.zero_grad()
+    net(batch(step)[0]).mean().backward()  # the gradient of the last bias is 1/3 at every step
+    recorder.step()
+    optimizer.step()
+
+
 @pytest.mark.parametrize(
     "loop",
-    [plain, clipped_later, clipped_hard_later, clipped_by_value_later, the_same_batch_at_no_rate, accumulated],
+    [
+        plain,
+        clipped_later,
+        clipped_hard_later,
+        clipped_by_value_later,
+        the_same_batch_at_no_rate,
+        accumulated,
+        accumulated_into_a_closure,
+        an_entry_that_never_changes,
+    ],
 )
 def test_nothing_is_said_of_a_loop_that_is_right(tmp_path: Path, loop: Loop) -> None:
     assert check(tmp_path / "r", loop)["mistake"] == "passed"
@@ -221,7 +249,7 @@ def test_an_error_inside_the_check_never_reaches_the_training(tmp_path: Path, mo
     def broken(*_: object) -> None:
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr("stabilitylab.self_check._slow_norm", broken)
+    monkeypatch.setattr("stabilitylab.recording.self_check._slow_norm", broken)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = check(tmp_path / "r", plain)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from stabilitylab.errors import InputError
-from stabilitylab.instruments import build_probes
+from stabilitylab.recording.instruments import build_probes
 from stabilitylab.run import Run
 from stabilitylab.target import make_target
 from stabilitylab.training import checkpoint as checkpoints
@@ -26,7 +26,7 @@ from stabilitylab.training.data import open_dataset
 from stabilitylab.training.distributed import process_group
 from stabilitylab.training.loop import Outcome, Setup, prepare, train
 
-__all__ = ["choose", "chosen_before", "dry_run", "presets_table", "run"]
+__all__ = ["choose", "chosen_before", "dry_run", "presets_table", "run", "show_warnings"]
 
 
 def choose(preset: str | None, data: Path | None, file: Path | None, settings: Sequence[str]) -> Config:
@@ -68,7 +68,7 @@ def dry_run(config: Config) -> Iterator[str]:
         yield f"  {name} = {value}"
         yield f"      {meaning}"
     yield ""
-    _show_warnings()
+    show_warnings()
     with process_group(config.train.device) as ranks:
         yield from _plan(prepare(config, open_dataset(config.data), ranks))
 
@@ -98,7 +98,7 @@ def _plan(setup: Setup) -> Iterator[str]:
 def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> int:
     """Train and return the exit code: 0, 1 after a failure, 128 + signal after an interruption."""
     last = checkpoints.latest(resume) if resume else None
-    _show_warnings()
+    show_warnings()
     folder = resume or out or _new_folder(runs, config.preset)
     if resume is None and (folder / "run.json").exists():
         raise InputError(f"{folder} holds a run already; choose another folder with --out, or --resume it")
@@ -122,7 +122,8 @@ class _Told(logging.Handler):
         click.echo(f"warning: {record.getMessage()}", err=True)
 
 
-def _show_warnings() -> None:
+def show_warnings() -> None:
+    """Print warnings of the package on standard error."""
     log = logging.getLogger("stabilitylab")
     if not any(isinstance(handler, _Told) for handler in log.handlers):
         log.addHandler(_Told())

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from stabilitylab import plugins
-from stabilitylab.buffer import Block
 from stabilitylab.errors import InputError
+from stabilitylab.recording.buffer import Block
 
 __all__ = ["Mirror", "Mirrors"]
 

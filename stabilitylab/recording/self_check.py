@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitylab.mistakes import Seen, Verdict, judge
 from stabilitylab.norms import is_sharded
+from stabilitylab.recording.mistakes import Seen, Verdict, judge
+from stabilitylab.recording.world import World
 from stabilitylab.target import Target
-from stabilitylab.world import World
 
 __all__ = ["SelfCheck"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from stabilitylab import plugins
-from stabilitylab.budget import Budget
 from stabilitylab.errors import InputError
 from stabilitylab.parameters import validated
 from stabilitylab.probe import Probe, Step
+from stabilitylab.recording.budget import Budget
 from stabilitylab.target import Target
 
 __all__ = ["Failure", "Instruments", "Row", "build_probes"]

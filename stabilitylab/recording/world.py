@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from stabilitylab.errors import InputError
-from stabilitylab.mistakes import Verdict, compare_ranks
+from stabilitylab.recording.mistakes import Verdict, compare_ranks
 
 __all__ = ["World", "world_size"]
 
