@@ -13,8 +13,8 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from stabilitylab import parameters, plugins, telling
-from stabilitylab.atomic import replace, write_json
 from stabilitylab.detectors import dip, spike
+from stabilitylab.disk.atomic import replace, write_json
 from stabilitylab.episodes import follow, group, layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Episode, Event, Finding

@@ -290,7 +290,10 @@ class Recorder:
             return
         self._closed = True
         self._check.finish()
-        self.settle()
+        if self._target.sharded and status != "completed":
+            self.flush()  # to measure needs every rank, and others may not have come to this point
+        else:
+            self.settle()
         if self._backlog is not None:
             self._backlog.close(status, message, self.index)
             self._mirrors.close()

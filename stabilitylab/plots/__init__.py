@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from stabilitylab import plugins
-from stabilitylab.atomic import replace
+from stabilitylab.disk.atomic import replace
 from stabilitylab.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,30 +1,47 @@
-"""Files that are there whole or not at all, also after a kill or a power cut."""
+"""Files that are there whole or not at all, also after a kill, on a full disk, or after a power cut."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stabilitylab.findings import to_json
 
-__all__ = ["replace", "sync_folder", "write_json"]
+__all__ = ["remove_leftovers", "replace", "sync_folder", "write_json"]
+
+TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file under a temporary name, sync it, and rename it to ``path``."""
+    """Let ``write`` make a file under a temporary name, sync it, and rename it to ``path``.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written; what was at ``path`` is there still.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link with this name would lead the writing elsewhere
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed; nobody else may be writing in the folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if TEMPORARY.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
+            path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
