@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from stabilitylab import InputError, Recorder, Run, atomic
+from stabilitylab import InputError, Recorder, Run
+from stabilitylab.disk import atomic
 
 
 @contextmanager

@@ -73,18 +73,20 @@ def test_the_first_layer_can_be_named() -> None:
 LEVELS = [
     {"__main__"},
     {"cli"},
-    {"training"},
+    {"training", "adapters", "listing"},
     {"recorder", "methods", "models", "plots"},
-    {"analysis", "synthetic"},
+    {"recording", "mirrors", "analysis", "synthetic"},
     {"telling"},
     {"episodes", "leads"},
     {"detectors", "probe"},
-    {"run", "layers", "plugins", "stats", "parts"},
-    {"atomic"},
+    {"target"},
+    {"norms", "run", "layers", "plugins", "stats"},
+    {"disk"},
     {"findings", "parameters", "phrasing"},
     {"errors", "__init__"},
 ]
-TORCH = {"probe", "recorder", "methods", "models", "training"}
+TORCH = {"norms", "target", "probe", "recorder", "recording", "methods", "models", "training", "adapters", "listing"}
+ADAPTED = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
 
 
 def imports(path: Path) -> set[str]:
@@ -111,6 +113,8 @@ def violations(name: str, imported: set[str]) -> list[str]:
             wrong.append(f"{name} imports {module}")
         if words[0] == "stabilitylab_probes":
             wrong.append(f"{name} imports a probe")
+        if part != "adapters" and (words[0] in ADAPTED or words[:2] == ["stabilitylab", "adapters"]):
+            wrong.append(f"{name} imports {module}, which nothing but an adapter may")
         if (
             words[0] == "stabilitylab"
             and len(words) > 1
@@ -133,10 +137,23 @@ def test_the_import_test_can_fail() -> None:
     assert violations("stats.robust", {"torch.nn"})
     assert violations("run", {"stabilitylab.analysis.analyze"})
     assert violations("recorder", {"stabilitylab_probes.knn"})
+    assert violations("cli", {"stabilitylab.adapters.lightning"})
+    assert violations("recorder", {"transformers.Trainer"})
     assert not violations("analysis", {"stabilitylab.run.Run", "numpy"})
+    assert not violations("adapters.lightning", {"stabilitylab.recorder.Recorder", "lightning.pytorch.Callback"})
 
 
 @pytest.mark.parametrize("module", ["stabilitylab", "stabilitylab.cli", "stabilitylab.run", "stabilitylab.analysis"])
 def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_importing_loads_no_library_that_is_adapted() -> None:
+    code = f"""
+import sys
+from stabilitylab import *
+import stabilitylab.cli, stabilitylab.adapters
+print([name for name in sys.modules if name.split(".")[0] in {ADAPTED} or name.startswith("stabilitylab.adapters.")])
+"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
