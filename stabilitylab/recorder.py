@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 import warnings
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -64,7 +67,7 @@ class Recorder:
             `stabilitylab.recording.mirror.Mirror`, or a list of these.
         budget: the part of the training's time that recording may take, such as 0.05: the schedules of heavy probes
             are stretched by powers of two to stay within it. None leaves all schedules as they are.
-        first_step: index of the first step; a positive one continues the run that is in the folder.
+        first_step: index of the first step; a positive one continues the run that is in the folder, if there is one.
         first_layer: the layer that sees the input, where it is not the first one in order of registration.
         config: anything that describes the run, as JSON types; goes into ``run.json``.
         seed: goes into ``run.json``.
@@ -131,6 +134,8 @@ class Recorder:
             self._mirrors = Mirrors(mirror, Path(path), first_step)
             writer = RunWriter(path, self._header(self._instruments, config, seed), first_step)
             self._backlog = Backlog(writer, self._instruments.about, backlog)
+            self._at_exit = partial(_close_at_exit, weakref.ref(self))
+            atexit.register(self._at_exit)
 
     def _header(self, instruments: Instruments, config: Mapping[str, Any] | None, seed: int | None) -> dict[str, Any]:
         return {
@@ -295,8 +300,14 @@ class Recorder:
         else:
             self.settle()
         if self._backlog is not None:
+            atexit.unregister(self._at_exit)
             self._backlog.close(status, message, self.index)
             self._mirrors.close()
+
+    def __del__(self) -> None:
+        # a recorder that nobody closed and nobody can close any more: its last rows must reach the disk
+        if getattr(self, "_backlog", None) is not None:
+            self.close("failed", "the recorder was given up without being closed")
 
     def __enter__(self) -> Self:
         return self
@@ -311,6 +322,13 @@ class Recorder:
 
     def __reduce__(self) -> Any:
         raise InputError("a Recorder cannot be sent to another process: make it in the process that trains")
+
+
+def _close_at_exit(recorder: weakref.ref[Recorder]) -> None:
+    """Close a recorder that is open when the process ends, without a ``with`` block."""
+    opened, error = recorder(), getattr(sys, "last_value", None)
+    if opened is not None:
+        opened.__exit__(type(error) if error else None, error, None)
 
 
 def _versions() -> dict[str, str]:

@@ -6,8 +6,11 @@ import gc
 import os
 import pickle
 import random
+import subprocess
+import sys
 import warnings
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +198,21 @@ def test_the_end_of_a_run_is_told(tmp_path: Path) -> None:
         assert len(run["gradients.norm"]) == 3
 
 
+def test_a_sharded_run_that_fails_waits_for_no_other_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Target, "sharded", property(lambda _: True))
+    rows = {}
+    for error in (None, RuntimeError):
+        model, optimizer = build()
+        with suppress(RuntimeError), Recorder(tmp_path / str(error), model, optimizer) as recorder:
+            for step in training(model, optimizer, 0, 5):
+                recorder.step(step["loss"])
+            if error:
+                raise error
+        run = Run(tmp_path / str(error))
+        rows[error] = len(run["gradients.norm"]), len(run["updates.ratio"])
+    assert rows == {None: (5, 5), RuntimeError: (5, 4)}
+
+
 def test_a_probe_that_fails_is_switched_off_and_the_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,3 +357,44 @@ def test_a_recorder_is_not_sent_to_another_process(tmp_path: Path) -> None:
         pytest.raises(InputError, match="make it in the process that trains"),
     ):
         pickle.dumps(recorder)
+
+
+# ---- a recorder that nobody closes
+
+
+SCRIPT = """
+import torch, sys
+from stabilitylab import Recorder
+model = torch.nn.Linear(2, 1)
+recorder = Recorder(sys.argv[1], model)
+for index in range(7):
+    recorder.step(model(torch.ones(1, 2)).sum())
+if sys.argv[2] == "crash":
+    raise RuntimeError("boom")
+if sys.argv[2] == "forget":
+    del recorder
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "message"),
+    [
+        ("end", "completed", ""),
+        ("crash", "failed", "RuntimeError: boom"),
+        ("forget", "failed", "the recorder was given up without being closed"),
+    ],
+)
+def test_what_was_recorded_reaches_the_disk_when_nobody_closes(
+    tmp_path: Path, how: str, status: str, message: str
+) -> None:
+    subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "r", how], capture_output=True, check=how != "crash")
+    run = Run(tmp_path / "r")
+    assert list(run["training.loss"].index) == list(range(7))
+    assert (run.status, run.header["attempts"][-1]["message"]) == (status, message)
+
+
+def test_a_training_that_goes_on_elsewhere_begins_a_run_at_its_step(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "r", nn.Linear(2, 1), first_step=100) as recorder:
+        for _ in range(3):
+            recorder.step(1.0)
+    assert list(Run(tmp_path / "r")["training.loss"].index) == [100, 101, 102]

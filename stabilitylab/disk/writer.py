@@ -36,11 +36,11 @@ class RunWriter:
     Args:
         path: the run folder; made if missing.
         header: what is known before the first step (``config``, ``layers``, ``versions``, ``seed``, ...).
-        first_step: where this attempt begins. 0 makes a new run and refuses a folder that holds one; later
-            steps continue the run that is there, after removing every row at or after that step.
+        first_step: where this attempt begins. 0 refuses a folder that holds a run; a later step continues the run
+            that is there, after removing every row at or after it. A folder without a run gets a new one.
 
     Raises:
-        InputError: if the folder holds a run already, holds none to continue, is being written, or cannot be.
+        InputError: if the folder holds a run already, is being written, or cannot be.
     """
 
     def __init__(self, path: str | Path, header: Mapping[str, Any], first_step: int = 0) -> None:
@@ -77,8 +77,6 @@ class RunWriter:
             raise InputError(f"the first step is {first_step}; 0 begins a run, a later one continues it")
         if exists and first_step == 0:
             raise InputError(f"{self.path} holds a run already; choose another folder, or resume that run")
-        if not exists and first_step != 0:
-            raise InputError(f"{self.path} holds no run to continue at step {first_step}")
         if not exists and os.path.lexists(self.path / "series"):
             raise InputError(f"{self.path} holds series but no run.json; choose another folder")
         return exists

@@ -1,0 +1,1 @@
+"""Recording inside other libraries' loops, one library a file; nothing here is imported until it is asked for."""
