@@ -309,9 +309,9 @@ def untouched(*models: nn.Module) -> Iterator[None]:
 def _plain_passes() -> Iterator[None]:
     """Turn off two shortcuts of torch for the time of a look.
 
-    The fused encoder layers of torch call no hooks of what they fuse, and hand nested tensors to those that have
-    hooks. The weights that autocast keeps in half precision are without gradient where they were made in a look: the
-    next forward pass in the same region would train nothing.
+    The fused encoder layers call no hooks of what they fuse, and hand on nested tensors. The weights that autocast
+    keeps in half precision have no gradient where a look made them: with some versions of torch, the next forward pass
+    in the same region would train nothing.
     """
     fused, kept = torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_cache_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

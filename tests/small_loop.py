@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,22 @@ SAMPLES, FEATURES, CLASSES = 48, 10, 3
 
 
 class Model(nn.Module):
-    """Everything that a careless probe could disturb: dropout, batch norm, frozen and unused parameters."""
+    """Everything that a careless probe could disturb: dropout, batch norm, frozen, unused and averaged parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(FEATURES, 16)
         self.norm = nn.BatchNorm1d(16)
         self.drop = nn.Dropout(0.3)
+        self.attention = nn.MultiheadAttention(4, num_heads=2, batch_first=True)
         self.frozen = nn.Linear(16, 16).requires_grad_(False)
         self.unused = nn.Linear(2, 2)
         self.last = nn.Linear(16, CLASSES)
+        self.momentum_last = deepcopy(self.last).requires_grad_(False)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        return self.frozen(self.drop(self.norm(self.first(x)).relu()))
+        tokens = self.drop(self.norm(self.first(x)).relu()).reshape(-1, 4, 4)
+        return self.frozen((tokens + self.attention(tokens, tokens, tokens)[0]).flatten(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.last(self.features(x))
@@ -45,7 +49,10 @@ def held_out(model: Model) -> HeldOut:
         features = model.features(images)
         return {"representation": features, "projection": model.last(features)}
 
-    return HeldOut(*data(2), *data(3), encode, chunk=20)
+    def encode_momentum(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"momentum_projection": model.momentum_last(model.features(images))}
+
+    return HeldOut(*data(2), *data(3), encode, chunk=20, encode_momentum=encode_momentum)
 
 
 def training(model: Model, optimizer: torch.optim.Optimizer, first: int, stop: int) -> Iterator[dict[str, Any]]:
@@ -53,10 +60,15 @@ def training(model: Model, optimizer: torch.optim.Optimizer, first: int, stop: i
     for step in range(first, stop):
         torch.manual_seed(step)
         features = model.features(images)
-        loss = nn.functional.cross_entropy(model.last(features), labels)
+        with torch.no_grad():
+            for slow, fast in zip(model.momentum_last.parameters(), model.last.parameters(), strict=True):
+                slow.lerp_(fast, 0.01)
+        projection, positive = model.last(features), model.momentum_last(features)
+        loss = nn.functional.cross_entropy(projection, labels)
         optimizer.zero_grad()
         loss.backward()
-        outputs = {"representation": features, "labels": labels}
+        outputs = {"representation": features, "labels": labels, "indices": torch.arange(SAMPLES)}
+        outputs |= {"projection": projection, "positive": positive}
         yield {"loss": loss, "outputs": outputs, "images": SAMPLES, "scalars": {"momentum": 0.99}}
         optimizer.step()
 

@@ -151,8 +151,12 @@ def test_every_switch_trains(changes: dict[str, Any]) -> None:
 def test_the_named_outputs() -> None:
     output = method()(views(), 0.0)
     shapes = {name: tuple(value.shape) for name, value in output.outputs.items()}
-    assert shapes == {"representation": (10, 32), "projection": (10, 12), "prediction": (10, 12), "key": (10, 12)}
+    embeddings = dict.fromkeys(["projection", "positive", "prediction", "key"], (10, 12))
+    assert shapes == {"representation": (10, 32), **embeddings}
     assert not any(value.requires_grad for value in output.outputs.values())
+    swapped = method()(views()[::-1], 0.0).outputs
+    torch.testing.assert_close(output.outputs["positive"], swapped["projection"])  # the other view, the same networks
+    torch.testing.assert_close(output.outputs["projection"], swapped["positive"])
     made = method().eval()
     encoded = made.encode(views()[0])
     torch.testing.assert_close(encoded["representation"], made.backbone(views()[0]))

@@ -1,11 +1,10 @@
-"""Truth: slow twins written by hand, scikit-learn's neighbors, numpy's SVD."""
+"""Truth: slow twins written by hand, scikit-learn's neighbors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from small_loop import SAMPLES, build, data, held_out, only, training
@@ -123,21 +122,3 @@ def test_unlabeled_samples_have_no_vote(tmp_path: Path) -> None:
             step["outputs"]["labels"] = torch.full((SAMPLES,), -1)
             recorder.step(**step)
     assert Run(tmp_path / "r")["knn.accuracy"]["queue"].isna().all()
-
-
-def test_spectrum_equals_numpys_svd_of_the_features(tmp_path: Path) -> None:
-    model, optimizer = build()
-    model.eval()
-    encode = held_out(model).encode
-    with torch.no_grad():
-        features = encode(torch.cat([data(2)[0], data(3)[0]]))
-    model.train()
-    with Recorder(tmp_path / "r", model, optimizer, probes=only("spectrum"), held_out=held_out(model)) as recorder:
-        recorder.step()
-    run = Run(tmp_path / "r")
-    for name in ("representation", "projection"):
-        values = features[name].double().numpy()
-        variances = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2 / (len(values) - 1)
-        np.testing.assert_allclose(run[f"spectrum.{name}"].iloc[0], variances, rtol=1e-5, atol=1e-12)
-        share = variances[variances > 0] / variances.sum()
-        assert run["spectrum.rank"][name].iloc[0] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)

@@ -52,6 +52,10 @@ class Probe(probe.Probe):
     """
 
     needs_labels: ClassVar[bool] = True
+    cost: ClassVar[str] = (
+        "a forward pass of the held-out images and the bank, shared with the spectrum; a copy of the batch's features "
+        "every step; no wait"
+    )
 
     class Parameters(probe.Parameters):
         """When and how the neighbors vote."""

@@ -85,6 +85,11 @@ class Method(nn.Module):
     def forward(self, views: tuple[Tensor, Tensor], progress: float) -> Output:
         """Return the loss of two views of the same images, each (N, C, H, W), after moving the momentum encoder.
 
+        The outputs ``representation``, ``projection`` and ``prediction`` are what backbone, projector and predictor
+        make of the first view. ``positive`` is what the same backbone and projector, not the momentum encoder, make of
+        the second one: its row i belongs to row i of ``projection``. ``key`` is what the momentum encoder makes of the
+        first view, of all ranks.
+
         Args:
             views: two augmentations.
             progress: the part of the training that is done, 0 to 1, which sets the momentum.
@@ -104,6 +109,7 @@ class Method(nn.Module):
         outputs = {
             "representation": representations[0],
             "projection": projections[0],
+            "positive": projections[1],
             "prediction": queries[0],
             "key": keys[0],
         }
@@ -133,9 +139,20 @@ class Method(nn.Module):
                     yield slow.detach(), fast.detach()
 
     def encode(self, images: Tensor) -> dict[str, Tensor]:
-        """Return representation and projection of images, without moving anything; for the probes."""
+        """Return representation, projection and prediction of images, without moving anything; for the probes."""
         representation = self.backbone(images)
-        return {"representation": representation, "projection": self.projector(representation)}
+        projection = self.projector(representation)
+        if not self.config.predictor_layers:
+            return {"representation": representation, "projection": projection}
+        return {"representation": representation, "projection": projection, "prediction": self.predictor(projection)}
+
+    def encode_momentum(self, images: Tensor) -> dict[str, Tensor]:
+        """Return what the momentum encoder makes of images, without moving anything; for the probes."""
+        representation = self.momentum_backbone(images)
+        return {
+            "momentum_representation": representation,
+            "momentum_projection": self.momentum_projector(representation),
+        }
 
 
 def _many() -> bool:

@@ -1,4 +1,4 @@
-"""Spectra of covariances: effective ranks, what sampling alone does to them, and directions that are dead."""
+"""Spectra of covariances: what sums them up, what sampling alone does to them, and directions that are dead."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from functools import lru_cache
 import numpy as np
 
 __all__ = [
+    "alpha_req",
     "dead_directions",
     "effective_rank",
     "exponential_law",
+    "feature_std",
     "marchenko_pastur_quantiles",
+    "participation_ratio",
     "power_law",
+    "rankme",
+    "stable_rank",
 ]
 
 
@@ -30,13 +35,122 @@ def effective_rank(singular_values: np.ndarray) -> np.ndarray:
     References:
         Roy and Vetterli, 2007, The effective rank. EUSIPCO.
     """
-    values = np.asarray(singular_values, dtype=float)
+    share = _shares(singular_values)
+    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+    return np.exp(-(share * logs).sum(axis=-1))
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Return non-negative numbers over their sum, NaN where all are zero; refuse others."""
+    values = np.asarray(values, dtype=float)
     if not np.all(np.isfinite(values)) or np.any(values < 0):
         raise ValueError("singular values must be finite and not negative")
     total = values.sum(axis=-1, keepdims=True)
-    share = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
-    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-    return np.where(total[..., 0] > 0, np.exp(-(share * logs).sum(axis=-1)), np.nan)
+    return np.divide(values, total, out=np.full_like(values, np.nan), where=total > 0)
+
+
+def rankme(singular_values: np.ndarray) -> np.ndarray:
+    """Return exp(entropy) of p = singular value / sum + 1e-7, which is not normalized again.
+
+    Args:
+        singular_values: of the features themselves (N, D), not centered, shape (..., min(N, D)).
+
+    Returns:
+        Shape (...), dimensionless; as defined it can exceed D a little. NaN where every value is zero.
+
+    Raises:
+        ValueError: if a value is negative or not finite.
+
+    References:
+        Garrido et al., 2023, RankMe: assessing the downstream performance of pretrained self-supervised
+        representations by their rank. ICML.
+    """
+    share = _shares(singular_values) + 1e-7
+    return np.exp(-(share * np.log(share)).sum(axis=-1))
+
+
+def participation_ratio(eigenvalues: np.ndarray) -> np.ndarray:
+    """Return (sum l)^2 / sum l^2 of the eigenvalues of a covariance: 1 if one direction carries all, D if all D do.
+
+    Args:
+        eigenvalues: non-negative, shape (..., D); need not be sorted.
+
+    Returns:
+        Shape (...), dimensionless; NaN where every value is zero.
+
+    Raises:
+        ValueError: if a value is negative or not finite.
+
+    References:
+        Gao et al., 2017, A theory of multineuronal dimensionality, dynamics and measurement. bioRxiv.
+    """
+    return 1 / (_shares(eigenvalues) ** 2).sum(axis=-1)
+
+
+def stable_rank(eigenvalues: np.ndarray) -> np.ndarray:
+    """Return sum l / max l, the squared Frobenius norm of the centered features over their squared spectral norm.
+
+    Args:
+        eigenvalues: of the covariance, non-negative, shape (..., D); need not be sorted.
+
+    Returns:
+        Shape (...), dimensionless; NaN where every value is zero.
+
+    Raises:
+        ValueError: if a value is negative or not finite.
+
+    References:
+        Rudelson and Vershynin, 2007, Sampling from large matrices. Journal of the ACM.
+    """
+    return 1 / _shares(eigenvalues).max(axis=-1)
+
+
+def alpha_req(eigenvalues: np.ndarray, first: int = 10, last: int = 100) -> np.ndarray:
+    """Return alpha of the law l_i ~ i^-alpha: minus the slope of log l_i over log i, weights 1 / i.
+
+    Positive where the eigenvalues fall, and the larger the faster.
+
+    Args:
+        eigenvalues: of the covariance, descending, shape (..., D).
+        first: the first rank i that counts, from 1.
+        last: the last one. What the rounding of float32 features alone explains does not count, l_i <= D eps^2 l_1:
+            a LayerNorm, for one, leaves a direction without variance.
+
+    Returns:
+        Shape (...), dimensionless; NaN where fewer than three eigenvalues count.
+
+    References:
+        Agrawal et al., 2022, alpha-ReQ: assessing representation quality. NeurIPS.
+    """
+    values = np.asarray(eigenvalues, dtype=float)
+    rank = np.arange(1, values.shape[-1] + 1)
+    known = values > values[..., :1] * values.shape[-1] * np.finfo(np.float32).eps ** 2
+    weight = ((first <= rank) & (rank <= last) & known) / rank
+    x = np.log(rank)
+    y = np.log(values, out=np.zeros_like(values), where=weight > 0)
+    total = np.where((weight > 0).sum(axis=-1) >= 3, weight.sum(axis=-1), np.nan)[..., None]
+    x = x - (weight * x).sum(axis=-1, keepdims=True) / total
+    return -(weight * x * y).sum(axis=-1) / (weight * x**2).sum(axis=-1)
+
+
+def feature_std(features: np.ndarray) -> np.ndarray:
+    """Return the mean over dimensions of the standard deviation of l2-normalized features: at most 1 / sqrt(D).
+
+    That much if they are spread evenly around zero, 0 if all are equal.
+
+    Args:
+        features: shape (..., N, D). The deviation is that of the N rows at hand (divided by N).
+
+    Returns:
+        Shape (...), dimensionless; NaN where a feature is not finite.
+
+    References:
+        Chen and He, 2021, Exploring simple Siamese representation learning. CVPR.
+    """
+    values = np.asarray(features, dtype=float)
+    size = np.linalg.norm(values, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # inf / inf is NaN, and so is the result
+        return (values / np.where(size == 0, 1.0, size)).std(axis=-2).mean(axis=-1)
 
 
 @lru_cache(maxsize=64)
