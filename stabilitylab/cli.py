@@ -45,15 +45,25 @@ def main() -> None:
     """Record training runs, and find out why they misbehave.
 
     'train' pretrains a small ViT on real digits, with instruments; 'analyze' finds gradient spikes, accuracy
-    dips and collapse in a run, and says what leads what.
+    dips and collapse in a run, and says what leads what. 'probes' lists the instruments, 'overhead' what they cost.
     """
 
 
+def _configured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose a configuration."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--config", "file", type=path, help="A TOML file of settings."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
+        click.option("--data", "data", type=path, help="A folder of images, CIFAR, STL10 or ImageNet."),
+        click.option("--preset", metavar="NAME", help="Where to start from [default: digits; small with --data]."),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.option("--preset", metavar="NAME", help="Where the settings start from [default: digits; small with --data].")
-@click.option("--data", "data", type=click.Path(path_type=Path), help="A folder of images, CIFAR, STL10 or ImageNet.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; may be repeated.")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@_configured
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder [default: runs/PRESET-DATE-TIME].")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue an interrupted run.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, every setting with its meaning, and stop.")
@@ -91,12 +101,46 @@ def train(
 
 
 @main.command()
+@_configured
+@click.option("--steps", type=click.IntRange(min=1), default=24, show_default=True, help="Measured with each probe.")
+@click.option("--json", "as_json", is_flag=True, help="Print the costs as JSON.")
+@_plainly
+def overhead(
+    preset: str | None, data: Path | None, settings: tuple[str, ...], file: Path | None, steps: int, as_json: bool
+) -> None:
+    """Measure what each probe costs in a training with these settings.
+
+    Trains with and without each probe, in turns; keeps nothing. Ctrl-C prints what was measured so far.
+    """
+    from stabilitylab.training import command, overhead_command
+
+    sys.exit(overhead_command.run(command.choose(preset, data, file, settings), steps, as_json))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@_plainly
+def probes(as_json: bool) -> None:
+    """List the probes that are installed: what each records, when, what it needs, and what it costs."""
+    import json
+
+    from stabilitylab import listing
+
+    entries = listing.list_probes()
+    if as_json:
+        click.echo(json.dumps([each.to_json() for each in entries], indent=1))
+    else:
+        listing.tell(entries)
+
+
+@main.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--no-pictures", is_flag=True, help="Draw no pictures.")
+@click.option("--mirror", metavar="NAME", help="Show the events to a tracker too: tensorboard.")
 @click.option("--skip-damaged", is_flag=True, help="Leave damaged parts of a run out, and say so.")
 @_plainly
-def analyze(runs: tuple[Path, ...], as_json: bool, no_pictures: bool, skip_damaged: bool) -> None:
+def analyze(runs: tuple[Path, ...], as_json: bool, no_pictures: bool, mirror: str | None, skip_damaged: bool) -> None:
     """Find spikes, dips and collapse in runs, and say what leads what.
 
     RUN: run folders [default: the newest one in ./runs]. Writes events, lags, findings and pictures into
@@ -113,6 +157,8 @@ def analyze(runs: tuple[Path, ...], as_json: bool, no_pictures: bool, skip_damag
             _tell(analysis)
         if not no_pictures:
             _draw([analysis], None, "png", None, quiet=as_json)
+        if mirror is not None:
+            analysis.show(mirror)
     if as_json:
         listed = [{"run": str(each.run.path), "findings": [to_json(one) for one in each.findings]} for each in analyses]
         click.echo(json.dumps(listed, indent=1, allow_nan=False))

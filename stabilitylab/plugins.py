@@ -57,15 +57,21 @@ def load(kind: str, name: str) -> Any:
     """Import one plugin and return its class or function (see `GROUPS`).
 
     Raises:
-        InputError: if there is no plugin of that name (the message lists the near ones and all), or the module does not
-            define what a plugin of its kind must define.
+        InputError: if there is no plugin of that name (the message lists the near ones and all), or the module cannot
+            be imported or does not define what a plugin of its kind must define.
     """
     available = names(kind)
     if name not in available:
         near = get_close_matches(name, available, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InputError(f"no {kind.removesuffix('s')} is named {name!r}{hint} (available: {', '.join(available)})")
-    module: ModuleType = importlib.import_module(available[name])
+    try:
+        module: ModuleType = importlib.import_module(available[name])
+    except InputError:
+        raise
+    except Exception as error:  # whatever somebody's module does
+        where, why = f"the {kind.removesuffix('s')} {name!r} ({available[name]})", f"{type(error).__name__}: {error}"
+        raise InputError(f"{where} cannot be imported: {why}") from error
     if not hasattr(module, GROUPS[kind]):
         raise InputError(f"{available[name]} is in a package of {kind} but defines no {GROUPS[kind]}")
     return getattr(module, GROUPS[kind])

@@ -45,8 +45,9 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "runs" / "one")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["analyze", "--help"], ["plot", "--help"]])
-def test_help_names_every_option_and_loads_nothing_heavy(words: list[str]) -> None:
+@pytest.mark.parametrize("command", ["", "train", "overhead", "probes", "analyze", "plot"])
+def test_help_names_every_option_and_loads_nothing_heavy(command: str) -> None:
+    words = [*command.split(), "--help"]
     code, output = cli(*words)
     assert code == 0
     assert "Usage" in output

@@ -9,8 +9,9 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from stabilitylab import plugins
+from stabilitylab import Recorder, Run, plugins
 from stabilitylab.errors import InputError
 
 
@@ -69,3 +70,14 @@ def test_listing_imports_no_plugin() -> None:
         "print([m for m in sys.modules if m.startswith(('stabilitylab_probes', 'stabilitylab.detectors', 'torch'))])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_plugin_that_cannot_be_imported_is_named_and_left_out(package: Path, tmp_path: Path) -> None:
+    add(package, "broken", "import nothing_of_that_name")
+    with pytest.raises(InputError, match=r"the probe 'broken' \(foreign_probes\.broken\) cannot be imported: Module"):
+        plugins.load("probes", "broken")
+    with Recorder(tmp_path / "r", nn.Linear(2, 1)) as recorder:
+        recorder.step(1.0)
+    assert "cannot be imported" in Run(tmp_path / "r").header["left_out"]["broken"]
+    with pytest.raises(InputError, match="cannot be imported"):
+        Recorder(tmp_path / "s", nn.Linear(2, 1), probes={"broken": {}})

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stabilitylab import InputError, Run
+from stabilitylab import InputError, Run, plugins
 from stabilitylab.training import checkpoint as checkpoints
 from stabilitylab.training.command import run as run_command
 from stabilitylab.training.config import Config, resolve
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_one_does_not(t
 
 def test_probes_do_not_change_the_training(tmp_path: Path) -> None:
     _, whole = go(tmp_path / "a")
-    off = {f"probes__{name}": False for name in ("knn", "spectrum", "updates", "gradients")}
+    off = {f"probes__{name}": False for name in plugins.names("probes") if name != "training"}
     _, bare = go(tmp_path / "b", **off)
     assert bare.series == ("training.images_per_second", "training.loss", "training.lr", "training.momentum")
     np.testing.assert_array_equal(whole["training.loss"].to_numpy(), bare["training.loss"].to_numpy())
@@ -356,7 +356,7 @@ def test_two_processes_record_what_one_does(tmp_path: Path) -> None:
     done = subprocess.run([*torchrun, *together[1:]], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
-    assert (two.status, two.header["reduced_over_ranks"]) == ("completed", 2)
+    assert (two.status, two.about("gradients.norm")["ranks"]) == ("completed", 2)
     # the global batch, its statistics and its keys are the same: only the order of sums differs
     for series, tolerance in (("training.loss", 1e-4), ("gradients.norm", 1e-2)):
         np.testing.assert_allclose(two[series].iloc[:2], one[series].iloc[:2], rtol=tolerance, atol=1e-5)

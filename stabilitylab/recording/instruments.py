@@ -138,12 +138,10 @@ def build_probes(
         wanted = chosen.get(name)
         if wanted is False:
             continue
-        kind = plugins.load("probes", name)
-        if isinstance(wanted, kind.Parameters):
-            parameters = wanted
-        else:
-            parameters = validated(kind.Parameters, wanted or {}, f"probes.{name}")
         try:
+            kind = plugins.load("probes", name)
+            given = isinstance(wanted, kind.Parameters)
+            parameters = wanted if given else validated(kind.Parameters, wanted or {}, f"probes.{name}")
             built[name] = kind(parameters, target)
         except InputError as error:
             if wanted is not None and strict:

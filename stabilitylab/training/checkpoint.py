@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stabilitylab.atomic import sync_folder, write_json
+from stabilitylab.disk.atomic import sync_folder, write_json
 from stabilitylab.errors import InputError
 from stabilitylab.parameters import Parameters
 

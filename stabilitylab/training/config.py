@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,19 @@ class Train(Parameters):
         return self
 
 
+class Record(Parameters):
+    """How the training is recorded."""
+
+    mirror: str | None = None
+    """A tracker that hears what is recorded too, such as tensorboard; the Parquet files stay the truth."""
+    budget: float | None = Field(None, gt=0)
+    """Part of the training time that recording may take, such as 0.05: heavy probes then measure more seldom."""
+    flush_steps: PositiveInt = 50
+    """What is recorded reaches the disk after so many steps, or 5 seconds."""
+    self_check: int = Field(5, ge=0)
+    """So many first steps are compared with gradients computed the slow way; 0 for none."""
+
+
 class Config(Parameters):
     """Everything that decides a training."""
 
@@ -67,6 +81,7 @@ class Config(Parameters):
     optimizer: Optimizer
     schedule: Schedule
     probes: dict[str, SerializeAsAny[Parameters] | Literal[False]]
+    record: Record
     train: Train
     checkpoint: Checkpoints
 
@@ -88,6 +103,7 @@ SECTIONS: Mapping[str, type[Parameters]] = {
     "model": Model,
     "optimizer": Optimizer,
     "schedule": Schedule,
+    "record": Record,
     "train": Train,
     "checkpoint": Checkpoints,
 }
@@ -131,7 +147,8 @@ def _kinds(method: str) -> dict[str, type[Parameters]]:
     kinds = dict(SECTIONS)
     kinds["method"] = plugins.load("methods", method).Config
     for probe in plugins.names("probes"):
-        kinds[f"probes.{probe}"] = plugins.load("probes", probe).Parameters
+        with suppress(InputError):  # a broken one of somebody else's has no settings, and is left out with its reason
+            kinds[f"probes.{probe}"] = plugins.load("probes", probe).Parameters
     return kinds
 
 
@@ -194,7 +211,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def describe(config: Config) -> Iterator[tuple[str, Any, str]]:
     """Yield every setting: its dotted name, its value, and the sentence that says what it is."""
-    for section in ("data", "augment", "model", "method", "optimizer", "schedule", "train", "checkpoint"):
+    for section in ("data", "augment", "model", "method", "optimizer", "schedule", "record", "train", "checkpoint"):
         yield from _describe(section, getattr(config, section))
     for name, parameters in config.probes.items():
         if parameters is False:

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,19 @@ from stabilitylab.training.data import Dataset
 from stabilitylab.training.distributed import Ranks, mean_over_ranks
 from stabilitylab.training.fixed_images import fixed_images
 
-__all__ = ["Outcome", "Reporter", "Setup", "prepare", "train"]
+__all__ = [
+    "Outcome",
+    "Reporter",
+    "Setup",
+    "gradients",
+    "noted_signals",
+    "prepare",
+    "recorder_of",
+    "seen",
+    "stream_of",
+    "train",
+    "trainable",
+]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,10 +82,13 @@ class Setup:
 
     @property
     def probes(self) -> dict[str, Any]:
-        """The configured probes, and False for those that cannot measure because the images have no labels."""
-        blind = [name for name in self.config.probes if plugins.load("probes", name).needs_labels]
-        without = blind if self.data.unlabeled else []
-        return {name: name not in without and value for name, value in self.config.probes.items()}
+        """The probes that were configured; False for those that cannot measure because the images have no labels.
+
+        One that was left as it is by default is not named: the recorder leaves it out where it cannot measure.
+        """
+        kinds = {name: plugins.load("probes", name) for name in self.config.probes}
+        asked = {name: value for name, value in self.config.probes.items() if value != kinds[name].Parameters()}
+        return {name: not (self.data.unlabeled and kinds[name].needs_labels) and value for name, value in asked.items()}
 
 
 def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
@@ -112,7 +127,9 @@ def _held_out(data: Dataset, ranks: Ranks, method: nn.Module) -> HeldOut | None:
     held_out, bank = (fixed_images(data, which, ranks.device) for which in ("held_out", "bank"))
     labels, bank_labels = (None if each.labels is None else each.labels.to(ranks.device) for each in (held_out, bank))
     encode: Any = method.encode
-    return HeldOut(held_out.images, labels, bank.images, bank_labels, encode, len(data.train))
+    momentum: Any = getattr(method, "encode_momentum", None)  # not every method has a momentum encoder
+    images = held_out.images, labels, bank.images, bank_labels
+    return HeldOut(*images, encode, len(data.train), encode_momentum=momentum)
 
 
 def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Checkpoint | None = None) -> Outcome:
@@ -124,36 +141,22 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
         reporter: hears of every step.
         resume: the checkpoint to go on from.
     """
-    config, ranks, method, optimizer, total = setup.config, setup.ranks, setup.method, setup.optimizer, setup.total
-    batch_size, seed = config.data.batch_size, config.train.seed
-    rate = config.optimizer.rate(batch_size)
+    config, ranks, optimizer, total = setup.config, setup.ranks, setup.optimizer, setup.total
+    batch_size = config.data.batch_size
     first = resume.step if resume else 0
     state = checkpoints.load(resume) if resume else None  # before the run is touched
-    recorder = _recorder(setup, out, first)
-    scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.train.precision == "fp16")
-    model = DistributedDataParallel(method, broadcast_buffers=False) if ranks.world > 1 else method
-    method.train()
-    where: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
-    stream = batches(setup.data, config.augment, seed=seed, steps=total, first_step=first, **where)
+    model, scaler = trainable(setup)
+    recorder = recorder_of(setup, out, first, scaler=scaler)
+    stream = stream_of(setup, first)
     started = time.perf_counter()
-    with recorder, closing(stream), _signals() as signals:
+    with recorder, closing(stream), noted_signals() as signals:
         if state:
             _restore(state, setup, recorder, scaler)
         for batch in stream:
-            torch.manual_seed(_seed_of(seed, batch.step, ranks.rank))
-            for group in optimizer.param_groups:
-                group["lr"] = rate * schedules.factor(config.schedule, batch.step, setup.warmup, total)
-
-            with _autocast(config, ranks):
-                output = model(batch.views, batch.step / total)
-            optimizer.zero_grad()
-            scaler.scale(output.loss).backward()
-            scaler.unscale_(optimizer)
-
+            output = gradients(setup, model, scaler, batch)
             stop = torch.tensor(float(bool(signals)), device=ranks.device)
             loss_and_stop = mean_over_ranks(torch.stack([output.loss.float(), stop]), ranks.world)
-            outputs = _with_labels(output.outputs, batch, ranks)
-            recorder.step(loss_and_stop[0], outputs=outputs, scalars=output.scalars, images=batch_size)
+            recorder.step(loss_and_stop[0], **seen(setup, batch, output))
             # the one wait for the device in a step: a loss that is not finite must not reach the weights unseen
             loss, stopped = loss_and_stop.tolist()
             if config.train.nonfinite == "stop" and not math.isfinite(loss):
@@ -172,26 +175,63 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
     return Outcome("completed", total)
 
 
-def _recorder(setup: Setup, out: Path, first: int) -> Recorder:
-    return Recorder(
-        out,
-        setup.method,
-        setup.optimizer,
-        probes=setup.probes,
-        held_out=setup.held_out,
-        first_step=first,
-        config=setup.config.to_json(),
-        seed=setup.config.train.seed,
-    )
+def trainable(setup: Setup) -> tuple[nn.Module, torch.amp.GradScaler]:
+    """Return the method in train mode, wrapped where there are many processes, and the scaler of its loss."""
+    ranks, method = setup.ranks, setup.method.train()
+    model = DistributedDataParallel(method, broadcast_buffers=False) if ranks.world > 1 else method
+    return model, torch.amp.GradScaler(ranks.device.type, enabled=setup.config.train.precision == "fp16")
 
 
-def _with_labels(outputs: Mapping[str, Tensor], batch: Batch, ranks: Ranks) -> Mapping[str, Tensor]:
-    """Add the labels of the batch, which the queue of the kNN monitor needs and the method never sees."""
+def stream_of(setup: Setup, first: int) -> Generator[Batch]:
+    """Return this rank's batches from a step on."""
+    config, ranks = setup.config, setup.ranks
+    where: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
+    return batches(setup.data, config.augment, seed=config.train.seed, steps=setup.total, first_step=first, **where)
+
+
+def gradients(setup: Setup, model: nn.Module, scaler: torch.amp.GradScaler, batch: Batch) -> Any:
+    """Go forward and backward with the seed and the learning rate of the step, and return the method's output."""
+    config, optimizer = setup.config, setup.optimizer
+    torch.manual_seed(_seed_of(config.train.seed, batch.step, setup.ranks.rank))
+    rate = config.optimizer.rate(config.data.batch_size)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * schedules.factor(config.schedule, batch.step, setup.warmup, setup.total)
+
+    with _autocast(config, setup.ranks):
+        output = model(batch.views, batch.step / setup.total)
+    optimizer.zero_grad()
+    scaler.scale(output.loss).backward()
+    scaler.unscale_(optimizer)
+    return output
+
+
+def recorder_of(setup: Setup, out: Path, first: int, **changes: Any) -> Recorder:
+    """Return the recorder of a training, or one that differs in some arguments."""
+    arguments: dict[str, Any] = {
+        **setup.config.record.model_dump(),
+        "probes": setup.probes,
+        "held_out": setup.held_out,
+        "first_step": first,
+        "config": setup.config.to_json(),
+        "seed": setup.config.train.seed,
+    }
+    return Recorder(out, setup.method, setup.optimizer, **{**arguments, **changes})
+
+
+def seen(setup: Setup, batch: Batch, output: Any) -> dict[str, Any]:
+    """Return what the recorder is told of a step besides its loss."""
+    outputs = _with_batch(output.outputs, batch, setup.ranks)
+    return {"outputs": outputs, "scalars": output.scalars, "images": setup.config.data.batch_size}
+
+
+def _with_batch(outputs: Mapping[str, Tensor], batch: Batch, ranks: Ranks) -> Mapping[str, Tensor]:
+    """Add what the method never sees: which images the batch holds, and their labels for the kNN monitor's queue."""
+    outputs = {**outputs, "indices": batch.indices}
     return outputs if batch.labels is None else {**outputs, "labels": batch.labels.to(ranks.device, non_blocking=True)}
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def noted_signals() -> Iterator[list[int]]:
     """Note Ctrl-C and SIGTERM, to end after the step; a second one ends at once."""
     seen: list[int] = []
 
