@@ -278,6 +278,7 @@ def test_compiled_models_have_the_same_series_and_no_graph_break(
     runs = []
     for name, build in (("plain", lambda net: net), ("compiled", wrap)):
         torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()  # of other tests
         net = build(model())
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         with Recorder(tmp_path / name, net, optimizer, inputs=batch(0)[0]) as recorder:

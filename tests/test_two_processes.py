@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(path: Path, width: int = 7) -> Run:
     model = build(width)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
-    with Recorder(path, model, optimizer) as recorder:
+    with Recorder(path, model, optimizer, teacher=build(width)) as recorder:
         for step in range(STEPS):
             images, goals = batch(step)
             ((model(images) - goals) ** 2).mean().backward()

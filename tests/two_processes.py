@@ -44,9 +44,10 @@ def loop(
     share: Callable[[int], tuple[Tensor, Tensor]],
     records: bool = True,
     no_sync: bool = False,
+    teacher: nn.Module | None = None,
 ) -> None:
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2, foreach=False)
-    recorder = Recorder(path, model, optimizer, flush_steps=3) if records else None
+    recorder = Recorder(path, model, optimizer, teacher=teacher, flush_steps=3) if records else None
     for step in range(STEPS):
         images, goals = share(step)
         if no_sync:
@@ -69,18 +70,21 @@ def main(folder: Path) -> None:
     mesh = init_device_mesh("cpu", (2,))
     warnings.simplefilter("ignore")
 
-    loop(folder / "ddp", DistributedDataParallel(build()), half)
+    loop(folder / "ddp", DistributedDataParallel(build()), half, teacher=build())
     loop(folder / "no_sync", DistributedDataParallel(build()), half, no_sync=True)
     loop(folder / "first_rank_only", DistributedDataParallel(build()), half, records=rank == 0)
 
-    model = build()
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            fully_shard(layer, mesh=mesh)
-    loop(folder / "fsdp", fully_shard(model, mesh=mesh), half)
+    models = build(), build()
+    for model in models:
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                fully_shard(layer, mesh=mesh)
+    sharded, teacher = (fully_shard(model, mesh=mesh) for model in models)
+    loop(folder / "fsdp", sharded, half, teacher=teacher)
 
-    whole = parallelize_module(build(8), mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
-    loop(folder / "tensor_parallel", whole, batch)
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    whole, teacher = (parallelize_module(build(8), mesh, plan) for _ in range(2))
+    loop(folder / "tensor_parallel", whole, batch, teacher=teacher)
 
     pieces = build()
     with torch.no_grad():

@@ -71,16 +71,18 @@ def _transfer(tensors: Mapping[Any, Tensor]) -> dict[Any, np.ndarray]:
         return {}
     # numpy has no bfloat16; float32 holds it exactly
     tensors = {name: each.float() if each.dtype == torch.bfloat16 else each for name, each in tensors.items()}
-    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
-        return {name: tensor.numpy() for name, tensor in tensors.items()}
+    here = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.device.type == "cpu"}
+    there = {name: tensor for name, tensor in tensors.items() if name not in here}
+    if not there:
+        return here
     # float64 holds float32, bfloat16 and small integers exactly; Apple's devices have no float64
-    device = next(tensor.device for tensor in tensors.values() if tensor.device.type != "cpu")
+    device = next(iter(there.values())).device
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    flat = torch.cat([tensor.to(device, dtype, non_blocking=True).flatten() for tensor in tensors.values()]).cpu()
-    pieces = flat.split([tensor.numel() for tensor in tensors.values()])
-    return {
+    flat = torch.cat([tensor.to(device, dtype, non_blocking=True).flatten() for tensor in there.values()]).cpu()
+    pieces = flat.split([tensor.numel() for tensor in there.values()])
+    return here | {
         name: piece.reshape(tensor.shape).to(tensor.dtype).numpy()
-        for (name, tensor), piece in zip(tensors.items(), pieces, strict=True)
+        for (name, tensor), piece in zip(there.items(), pieces, strict=True)
     }
 
 
