@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -96,6 +97,10 @@ def main(folder: Path) -> None:
         Recorder(folder / "disagree", model, probes={"gradients": rank == 0 and {}})
     except InputError as error:
         (folder / f"disagree-{rank}.json").write_text(json.dumps(str(error)))
+    # torch aborts now and then if a rank ends while another one is busy, or while sharded models are alive
+    del model
+    gc.collect()
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
