@@ -284,7 +284,12 @@ def test_an_optimizer_that_is_missing_or_holds_other_parameters_is_refused(tmp_p
     with pytest.raises(InputError, match="needs the optimizer"):
         Recorder(tmp_path / "r", nn.Linear(2, 2), probes=only("adam", every=1))
     with pytest.raises(InputError, match="parameters of the model itself"):
-        Recorder(tmp_path / "r", nn.Linear(2, 2), torch.optim.AdamW(nn.Linear(2, 2).parameters()), probes=only("adam", every=1))
+        Recorder(
+            tmp_path / "r",
+            nn.Linear(2, 2),
+            torch.optim.AdamW(nn.Linear(2, 2).parameters()),
+            probes=only("adam", every=1),
+        )
 
 
 def test_an_optimizer_that_only_looks_like_adam_is_found_out_when_it_has_a_state(tmp_path: Path) -> None:
