@@ -129,7 +129,7 @@ class SelfCheck:
         self._done = True
 
     def take_verdict(self, world: World, last: bool = False) -> Verdict | None:
-        """Return the verdict once it is known, and only once; the one wait for the device.
+        """Return the verdict once it is known, and only once; this waits for the device.
 
         On other ranks than the first, leave there what the first compares. Where some rank leaves nothing, because it
         has no recorder or ended early, the verdict of the first alone is returned after some calls, or the last one.
@@ -196,7 +196,7 @@ def _slow_norm(tensor: Tensor | None) -> Tensor:
 def _scale_of_caller() -> float:
     """Return the scale of the gradient scaler that is calling the optimizer, 1 if there is none.
 
-    A scaler leaves no trace on the optimizer that it has unscaled; only the first steps look for it.
+    A scaler leaves no trace on the optimizer that it has unscaled; only the first steps look for it, and wait.
     """
     frame = sys._getframe()
     while frame is not None:
