@@ -1,0 +1,77 @@
+"""What several commands share: errors told plainly, the options of a configuration, runs by their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stabilitylab.errors import InputError
+
+if TYPE_CHECKING:
+    from stabilitylab.analysis import Analysis
+
+__all__ = ["RUNS", "analyses_of", "configured", "draw", "plainly"]
+
+RUNS = Path("runs")
+"""Where runs are written and looked for."""
+
+
+def plainly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an error that is addressed to the user into one line and exit code 1."""
+
+    @wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except InputError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
+
+    return run
+
+
+def configured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose a configuration."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--config", "file", type=path, help="A TOML file of settings."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
+        click.option("--data", "data", type=path, help="A folder of images, CIFAR, STL10 or ImageNet."),
+        click.option("--preset", metavar="NAME", help="Where to start from [default: digits; small with --data]."),
+    ):
+        command = option(command)
+    return command
+
+
+def analyses_of(paths: tuple[Path, ...], skip_damaged: bool) -> list[Analysis]:
+    from stabilitylab.analysis import analyze as analyze_run
+    from stabilitylab.run import Run, find_runs
+
+    if not paths:
+        found = find_runs(RUNS)
+        if not found:
+            raise InputError(f"there is no run in ./{RUNS}; name one, or make one with 'stabilitylab train'")
+        paths = (found[-1],)
+    done = []
+    for path in paths:
+        run = Run(path, damaged="skip" if skip_damaged else "error")
+        done.append(analyze_run(run))
+        for message in dict.fromkeys(run.skipped):
+            click.echo(f"skipped: {message}", err=True)
+    return done
+
+
+def draw(
+    analyses: list[Analysis], out: Path | None, suffix: str, names: tuple[str, ...] | None, quiet: bool = False
+) -> None:
+    from stabilitylab.plots import draw_all
+
+    for path, reason in draw_all(analyses, out, suffix, names):
+        if not quiet:
+            click.echo(f"drew {path}" if reason is None else f"no picture {path}: {reason}")
