@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from recording_tools import WANDB_FREQUENCY, Tools, Training
+from recording_tools import WANDB_FREQUENCY, Tools, Training, wandb_on_disk
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -224,13 +224,16 @@ def run_parts(parts: list[str], training: Training, step: float, tools: Tools, o
             each, whole = on_disk(recorder, folder / str(number), folder / f"long {number}", options.rows)
             print(f"\n{name} on disk, {options.rows} steps: {each:.2f} bytes a value, {whole:,.0f} bytes a step")
             met.append((f"{name}: bytes a value", each, 4.5, ".2f"))
-    print("\ngoals" if met else "")
-    for each in met:
-        goal(*each)
     if tools.hooks:
         import wandb
 
         wandb.finish()
+        if "disk" in parts:
+            for watch, what in ((True, "wandb.watch, log_freq=1"), (False, "wandb.log of one norm a tensor")):
+                print(f"{what}, offline: {wandb_on_disk(training, folder, watch):,.0f} bytes a step")
+    print("\ngoals" if met else "")
+    for each in met:
+        goal(*each)
 
 
 if __name__ == "__main__":

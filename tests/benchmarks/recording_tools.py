@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import warnings
@@ -93,13 +94,20 @@ def cockpit(training: Training) -> Callable[[], object]:
     return record
 
 
-def wandb_hooks(training: Training, frequency: int, folder: Path) -> dict[str, Callable[[Tensor], object]]:
-    """Return the hooks that ``wandb.watch`` sets, by parameter; of a copy, whose own gradients never exist."""
+def offline_wandb(folder: Path) -> Any:
+    """Return the library, with a run that writes into the folder."""
     os.environ["WANDB_SILENT"] = "true"
     import wandb
 
     if wandb.run is None:
+        folder.mkdir(exist_ok=True)
         wandb.init(mode="offline", dir=folder, project="speed")
+    return wandb
+
+
+def wandb_hooks(training: Training, frequency: int, folder: Path) -> dict[str, Callable[[Tensor], object]]:
+    """Return the hooks that ``wandb.watch`` sets, by parameter; of a copy, whose own gradients never exist."""
+    wandb = offline_wandb(folder)
     copy = deepcopy(training.model)
     wandb.watch(copy, log="gradients", log_freq=frequency)
     hooks = {name: list((each._backward_hooks or {}).values()) for name, each in copy.named_parameters()}
@@ -117,6 +125,27 @@ def wandb_watch(training: Training, hooks: dict[str, Callable[[Tensor], object]]
         wandb.log({"step": 0})  # what was logged reaches the disk with the first call that commits
 
     return record
+
+
+def wandb_on_disk(training: Training, folder: Path, watch: bool, few: int = 5, many: int = 15) -> float:
+    """Return how many bytes a step W&B writes offline: of histograms by ``wandb.watch``, or of one norm a tensor.
+
+    Two runs of different length are compared, so that what is written once does not count.
+    """
+    norms = {name: each.grad.norm().item() for name, each in training.trainable.items() if each.grad is not None}
+    sizes = []
+    for steps in (few, many):
+        place = folder / f"{watch} {steps}"
+        wandb = offline_wandb(place)
+        record = wandb_watch(training, wandb_hooks(training, 1, place)) if watch else None
+        for step in range(steps):
+            if record is not None:
+                record()
+            else:
+                wandb.log({name: norm * (1 + 0.1 * math.sin(step)) for name, norm in norms.items()})
+        wandb.finish()
+        sizes.append(sum(each.stat().st_size for each in place.rglob("*.wandb")))
+    return (sizes[1] - sizes[0]) / (many - few)
 
 
 class Tools:
