@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from stabilitylab.findings import Episode as Episode
     from stabilitylab.findings import Event as Event
     from stabilitylab.findings import Finding as Finding
+    from stabilitylab.pooling import Pooled as Pooled
+    from stabilitylab.pooling import pool as pool
     from stabilitylab.probe import HeldOut as HeldOut
     from stabilitylab.probe import Step as Step
     from stabilitylab.recorder import Recorder as Recorder
@@ -27,6 +29,8 @@ _HOMES = {
     "Episode": "findings",
     "Event": "findings",
     "Finding": "findings",
+    "Pooled": "pooling",
+    "pool": "pooling",
     "HeldOut": "probe",
     "Step": "probe",
     "Recorder": "recorder",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,21 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from stabilitylab import parameters, plugins, telling
-from stabilitylab.detectors import dip, spike
+from stabilitylab.calibration import Calibration
+from stabilitylab.couplings import COLUMNS as COUPLINGS
+from stabilitylab.couplings import couplings
+from stabilitylab.detection import detect
 from stabilitylab.disk.atomic import replace, write_json
 from stabilitylab.episodes import follow, group, layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Episode, Event, Finding
 from stabilitylab.leads import COLUMNS, lags
 from stabilitylab.run import Run
+from stabilitylab.sampling import limit_lags, spacing
+from stabilitylab.schema import SCHEMA
+from stabilitylab.signals import leading_layer, signals_of
 
 __all__ = ["Analysis", "Parameters", "analyze", "layer_magnitudes"]
-
-LARGEST_VOTES = 2**29
-"""Bytes of votes per image that are read at most; beyond it the binomial error is used."""
 
 
 class Parameters(parameters.Parameters):
@@ -37,10 +40,10 @@ class Parameters(parameters.Parameters):
     near: int = Field(10, ge=0)
     """Steps within which events of two layers count as associated."""
     horizon: int = Field(100, ge=1)
-    """Steps after the start of a spike within which a dip counts as following it."""
+    """Steps after an event within which another one counts as following it."""
     alpha: float = Field(0.05, gt=0, lt=1)
     """Level of the tests, corrected over layers."""
-    thresholds: tuple[float, ...] = (6.0, 8.0, 10.0)
+    thresholds: tuple[float, ...] = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
     """Scores over which the sign of a lag must not turn."""
     draws: int = Field(2000, ge=100)
     """Number of bootstrap samples and surrogates."""
@@ -62,9 +65,15 @@ class Analysis:
     findings: tuple[Finding, ...]
     parameters: Mapping[str, Any]
     """All parameters, those of the detectors under their names."""
+    couplings: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COUPLINGS)))
+    """One row for each warning and its target, see `stabilitylab.couplings.couplings`."""
+    companions: tuple[Event, ...] = ()
+    """Spikes of updates, of Adam's RMS and of the loss, drops of the rank: what couplings are about beside `events`."""
+    calibration: Calibration | None = None
+    """What the spike detector does with the resampled noise of this run; None where that cannot be said."""
 
     def save(self, folder: str | Path | None = None) -> Path:
-        """Write ``events.parquet``, ``lags.parquet`` and ``findings.json``, each whole or not at all.
+        """Write ``events.parquet``, ``lags.parquet``, ``couplings.parquet`` and ``findings.json``, each whole.
 
         Args:
             folder: by default ``analysis`` in the run.
@@ -75,9 +84,14 @@ class Analysis:
         folder = Path(folder) if folder is not None else self.run.path / "analysis"
         folder.mkdir(parents=True, exist_ok=True)
         events = pd.DataFrame([asdict(each) for each in self.events], columns=list(Event.__dataclass_fields__))
-        for name, frame in (("events", events), ("lags", self.lags)):
+        for name, frame in (("events", events), ("lags", self.lags), ("couplings", self.couplings)):
             replace(folder / f"{name}.parquet", partial(frame.to_parquet, index=False))
-        content = {"schema": 1, "run": self.run.name, "parameters": self.parameters, "findings": list(self.findings)}
+        content = {
+            "schema": SCHEMA,
+            "run": self.run.name,
+            "parameters": self.parameters,
+            "findings": list(self.findings),
+        }
         write_json(folder / "findings.json", content | {"episodes": list(self.episodes)})
         return folder
 
@@ -102,38 +116,23 @@ class Analysis:
         tracker.close()
 
 
-def analyze(run: Run, **parameters: Any) -> Analysis:
+def analyze(run: Run, *, reference: Sequence[Run] = (), **parameters: Any) -> Analysis:
     """Run every installed detector on the series that the run holds, and say what follows from the events.
 
     Args:
         run: may lack any series, be short, or be still written.
+        reference: runs known to be good, with which the accuracy is compared at equal steps.
         **parameters: fields of `Parameters`, and for a detector a mapping under its name
             (``spike={"min_ratio": 2}``).
 
     Raises:
-        InputError: if a parameter is unknown or out of range, or a series of the run is damaged.
+        InputError: if a parameter is unknown or out of range, a series of the run is damaged, or a reference holds no
+            accuracy to compare with.
     """
     limits, detectors = _build(parameters)
-    events: list[Event] = []
-    frames: dict[str, pd.DataFrame] = {}
-    resolution: dict[str, spike.Resolution] = {}
-    compared: dict[str, dip.Compared] = {}
-    for detector in detectors.values():
-        for name in detector.series:
-            if name not in run:
-                continue
-            if name not in frames:
-                frames[name] = layer_magnitudes(run) if name == "gradients.norm" else run[name]
-            if isinstance(detector, spike.Detector):
-                found, resolution = detector.examine(name, frames[name])
-            elif isinstance(detector, dip.Detector):
-                found, compared = detector.examine(name, frames[name], _about(run, name, frames[name]))
-            else:
-                found = detector.detect(name, frames[name], _about(run, name, frames[name]))
-            events += found
-    events.sort()
-    layers = run.layers
-    gradients = frames.get("gradients.norm", pd.DataFrame())
+    seen = detect(run, detectors, reference, limits.seed)
+    events, layers = list(seen.events), run.layers
+    gradients = seen.frames.get("gradients.norm", pd.DataFrame())
     spikes = [each for each in events if each.kind == "spike" and each.series == "gradients.norm"]
     others = [each for each in events if each.series != "gradients.norm"]
     episodes = follow(group(spikes, layers.names, limits.episode_gap), others, limits.horizon)
@@ -150,10 +149,27 @@ def analyze(run: Run, **parameters: Any) -> Analysis:
             thresholds=limits.thresholds,
             draws=limits.draws,
             seed=limits.seed,
+            magnitudes=gradients,
         )
+        table = limit_lags(table, spacing(gradients.index.to_numpy()))
+    signals = signals_of(run, events, leading_layer(run), detectors["spike"], detectors["dip"])
+    coupled = couplings(
+        signals,
+        horizon=limits.horizon,
+        near=limits.near,
+        gap=limits.episode_gap,
+        alpha=limits.alpha,
+        draws=limits.draws,
+        seed=limits.seed,
+    )
+    companions = tuple(sorted({event for each in signals.values() for event in each.events} - set(events)))
     used = limits.model_dump() | {name: each.parameters.model_dump() for name, each in detectors.items()}
-    evidence = telling.Evidence(run, frames, tuple(events), tuple(episodes), table, resolution, compared, used)
-    return Analysis(run, tuple(events), tuple(episodes), table, tuple(telling.tell(evidence)), used)
+    evidence = telling.Evidence(
+        run, seen.frames, seen.events, tuple(episodes), table, seen.resolution, seen.compared, used, coupled,
+        companions, seen.drifted, seen.trials, seen.calibration,
+    )  # fmt: skip
+    told = tuple(telling.tell(evidence))
+    return Analysis(run, seen.events, tuple(episodes), table, told, used, coupled, companions, seen.calibration)
 
 
 def _build(given: Mapping[str, Any]) -> tuple[Parameters, dict[str, Any]]:
@@ -176,15 +192,3 @@ def _build(given: Mapping[str, Any]) -> tuple[Parameters, dict[str, Any]]:
         where = ".".join(str(each) for each in wrong["loc"])
         raise InputError(f"{error.title} of the analysis: {where}: {wrong['msg']}, not {wrong['input']!r}") from error
     return limits, detectors
-
-
-def _about(run: Run, name: str, frame: pd.DataFrame) -> dict[str, Any]:
-    """Return what the run says of a series, with the votes per image beside an accuracy."""
-    about = run.about(name)
-    if name == "knn.accuracy" and "knn.correct" in run and "bank" in frame:
-        images = len(run.about("knn.correct")["labels"])
-        if 0 < images * len(frame) <= LARGEST_VOTES:
-            votes = run["knn.correct"]
-            whole = votes[votes.notna().all(axis=1)].astype("uint8")
-            about |= {"correct": whole, "correct_label": "bank"}
-    return about

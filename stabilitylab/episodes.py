@@ -15,7 +15,7 @@ from stabilitylab.stats.lag import cluster
 __all__ = ["Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
 
 
-def layer_magnitudes(run: Run, series: str = "gradients.norm") -> pd.DataFrame:
+def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the gradient norm of each layer: the root of the sum of squares over its parameters.
 
     A parameter without a value at a step where others of its layer have one counts as NaN, as it was recorded.
@@ -24,6 +24,7 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm") -> pd.DataFrame:
     Args:
         run: holds the series, a column per parameter.
         series: its name.
+        names: which layers; all if not given.
 
     Returns:
         Index ``step``, a column per layer that has recorded parameters, in depth order; NaN if a member is NaN,
@@ -34,6 +35,8 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm") -> pd.DataFrame:
     columns: dict[str, np.ndarray] = {}
     index: pd.Index | None = None
     for layer in layers.names:
+        if names is not None and layer not in names:
+            continue
         members = [name for name in layers.parameters(layer) if name in recorded]
         if not members:
             continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
-__all__ = ["count", "ending", "joined", "p_value", "ratio", "signed", "span", "times"]
+__all__ = ["count", "ending", "joined", "occasions", "p_value", "ratio", "signed", "span", "times"]
 
 
 def span(frame: pd.DataFrame) -> str:
@@ -23,6 +25,14 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def times(number: int) -> str:
     """Return how often, in words."""
     return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number:,} times")
+
+
+def occasions(spans: Sequence[Sequence[int]]) -> str:
+    """Return when something was there, in words, from the first and the last step of each time."""
+    if len(spans) == 1:
+        first, last = spans[0]
+        return f"at step {first:,}" if first == last else f"from step {first:,} to {last:,}"
+    return f"{times(len(spans))}, the first {occasions(spans[:1])} and the last {occasions(spans[-1:])}"
 
 
 def ending(number: int) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -71,6 +71,8 @@ class Recorder:
         first_layer: the layer that sees the input, where it is not the first one in order of registration.
         config: anything that describes the run, as JSON types; goes into ``run.json``.
         seed: goes into ``run.json``.
+        planted: disturbances that the loop plants on purpose, so that an analysis can say whether it found them: a
+            mapping for each, with ``kind``, ``what`` in words, and ``spans``, the first and the last step of each time.
         flush_steps, flush_seconds: what is recorded reaches the disk after so many steps or seconds.
         backlog: bytes that may wait in memory while the disk refuses to take them; beyond it the oldest are lost.
         self_check: so many first steps of the optimizer are compared with what was recorded; 0 for none.
@@ -100,6 +102,7 @@ class Recorder:
         first_layer: str | None = None,
         config: Mapping[str, Any] | None = None,
         seed: int | None = None,
+        planted: Sequence[Mapping[str, Any]] = (),
         flush_steps: int = 50,
         flush_seconds: float = 5.0,
         backlog: int = 64 * 2**20,
@@ -132,7 +135,8 @@ class Recorder:
         self._world.agree(sorted(self._instruments.probes))
         if self._world.writes:
             self._mirrors = Mirrors(mirror, Path(path), first_step)
-            writer = RunWriter(path, self._header(self._instruments, config, seed), first_step)
+            header = self._header(self._instruments, config, seed) | ({"planted": list(planted)} if planted else {})
+            writer = RunWriter(path, header, first_step)
             self._backlog = Backlog(writer, self._instruments.about, backlog)
             self._at_exit = partial(_close_at_exit, weakref.ref(self))
             atexit.register(self._at_exit)

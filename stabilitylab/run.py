@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stabilitylab.disk import parts
-from stabilitylab.disk.header import SCHEMA, read_header, series_damage, series_folder
+from stabilitylab.disk.header import SCHEMA, planted_in, read_header, series_damage, series_folder
 from stabilitylab.disk.part import OpenPart, common
 from stabilitylab.disk.writer import RunWriter
 from stabilitylab.errors import InputError
@@ -62,6 +62,11 @@ class Run:
         """How the last attempt ended: ``running``, ``completed``, ``interrupted``, ``failed``, ..."""
         attempts = self.header["attempts"]
         return attempts[-1]["status"] if attempts else "empty"
+
+    @property
+    def planted(self) -> list[dict[str, Any]]:
+        """Disturbances that were planted on purpose: ``kind``, ``what`` in words, and ``spans`` of steps, inclusive."""
+        return planted_in(self.header)
 
     @property
     def layers(self) -> Layers:

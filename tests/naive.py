@@ -17,7 +17,11 @@ def level(values, at):
     recent = min(4, (len(medians) + 1) // 2)
     earlier = min(4, len(medians) - recent)
     flat = float(np.median(medians[-recent:]))
-    up = (flat - float(np.median(medians[-recent - earlier : -recent]))) / (8 * (recent + earlier) / 2)
+    rise = flat - float(np.median(medians[-recent - earlier : -recent]))
+    if len(medians) >= 8:  # of which what may be noise of the medians is taken off
+        bends = [abs(c - 2 * b + a) for a, b, c in zip(medians, medians[1:], medians[2:], strict=False)]
+        rise -= 0.47 * float(np.median(bends))
+    up = rise / (8 * (recent + earlier) / 2)
     falls = [(b - a) / 8 for a, b in pairwise(medians)]
     while len(falls) < 3:
         falls.insert(0, 0.0)
@@ -55,3 +59,7 @@ def max_sign_p(signs):
 def near(first, later, window):
     """Number of first times with a later-series time within the window."""
     return sum(any(abs(b - a) <= window for b in later) for a in first)
+
+
+def num_within(times, others, low, high):
+    return sum(any(low <= other - time <= high for other in others) for time in times)

@@ -15,12 +15,14 @@ import torch
 from adapter_page import Module
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from plain_twin import EPOCHS, LOADED, PROBES, Model, assert_equal, loader, plain
 from torch import nn
 
 from stabilitylab import InputError, Recorder, Run
 from stabilitylab.adapters.lightning import RecorderCallback
+from stabilitylab.importing import import_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
@@ -300,3 +302,19 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"pip install 'stabilitylab\[lightning\]'"):
         importlib.import_module("stabilitylab.adapters.lightning")
+
+
+def test_the_log_of_a_csv_logger_is_imported_as_it_was(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="log")
+    losses = np.random.default_rng(2).random(50)
+    losses[8] = np.nan
+    for step, loss in enumerate(losses.tolist()):
+        logger.log_metrics({"train_loss": loss, "grad_2.0_norm/model.head.weight": loss + 1}, step)
+        if step % 10 == 0:
+            logger.log_metrics({"val_loss": 1.5}, step)  # a row of its own for the same step
+    logger.save()
+    import_run([logger.log_dir], tmp_path / "run")
+    run = Run(tmp_path / "run")
+    np.testing.assert_array_equal(run["training.loss"]["loss"], losses)
+    np.testing.assert_array_equal(run["gradients.norm"]["model.head.weight"], losses + 1)
+    assert run["imported.val_loss"].index.tolist() == [0, 10, 20, 30, 40]

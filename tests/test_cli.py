@@ -45,7 +45,9 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "runs" / "one")
 
 
-@pytest.mark.parametrize("command", ["", "train", "overhead", "probes", "analyze", "plot"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "overhead", "probes", "analyze", "plot", "synthesize", "import", "compare", "evaluate"]
+)
 def test_help_names_every_option_and_loads_nothing_heavy(command: str) -> None:
     words = [*command.split(), "--help"]
     code, output = cli(*words)

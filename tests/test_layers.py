@@ -73,19 +73,34 @@ def test_the_first_layer_can_be_named() -> None:
 LEVELS = [
     {"__main__"},
     {"cli"},
-    {"training", "adapters", "listing"},
+    {"evaluation"},
+    {"training", "adapters", "listing", "report", "compare"},
     {"recorder", "methods", "models", "plots"},
-    {"recording", "mirrors", "analysis", "synthetic"},
+    {"recording", "mirrors", "analysis", "synthetic", "importing", "measures", "conditions", "pooling"},
     {"telling"},
-    {"episodes", "leads"},
+    {"couplings", "detection"},
+    {"signals"},
+    {"episodes", "calibration", "trials", "leads", "sampling", "second_opinion"},
     {"detectors", "probe"},
     {"target"},
     {"norms", "run", "layers", "plugins", "stats"},
     {"disk"},
-    {"findings", "parameters", "phrasing"},
+    {"findings", "schema", "parameters", "phrasing", "settings"},
     {"errors", "__init__"},
 ]
-TORCH = {"norms", "target", "probe", "recorder", "recording", "methods", "models", "training", "adapters", "listing"}
+TORCH = {
+    "norms",
+    "target",
+    "probe",
+    "recorder",
+    "recording",
+    "methods",
+    "models",
+    "training",
+    "evaluation",
+    "adapters",
+    "listing",
+}
 ADAPTED = {"accelerate", "lightning", "pytorch_lightning", "transformers"}
 
 

@@ -90,7 +90,7 @@ def test_the_momentum_average_does_not_drift_where_both_sides_are_equal() -> Non
     made = method(momentum_schedule="constant")
     before = [each.clone() for each in made.momentum_backbone.parameters()]
     for _ in range(200):
-        made._move(0.0)
+        made.move(0.0)
     assert all(torch.equal(*pair) for pair in zip(before, made.momentum_backbone.parameters(), strict=True))
 
 

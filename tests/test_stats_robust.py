@@ -5,22 +5,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabilitylab.stats.robust import (
-    PRIOR,
-    autocorrelation,
-    past,
-    past_level,
-    past_scale,
-    runs_of,
-    tail_chance,
-    tail_shape,
-    tail_threshold,
-)
+from stabilitylab.stats.robust import PRIOR, fold, past, past_level, past_median, runs_of, tail_of, unfold
+
+NONE = np.empty(0, dtype=int)
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 100])
+def test_folding_is_undone(length):
+    values = np.arange(float(length))
+    assert fold(values).shape[0] == 8
+    np.testing.assert_array_equal(unfold(fold(values), length), values)
+    assert np.isfinite(fold(values)).sum() == length
 
 
 def test_level_equals_the_slow_twin(rng):
@@ -32,21 +32,22 @@ def test_level_equals_the_slow_twin(rng):
 def test_level_of_what_is_masked_is_frozen(rng):
     values = rng.standard_normal(200)
     valid = np.ones(200, bool)
-    valid[100:140] = False
+    valid[96:140] = False
     changed = values.copy()
-    changed[100:140] = 1e6
+    changed[96:140] = 1e6
     np.testing.assert_array_equal(past_level(values, valid), past_level(changed, valid))
     level = past_level(values, valid)
-    assert np.unique(level[100:140]).size == 1
+    assert np.unique(level[104:144]).size == 1  # from the first block after the one in which it begins
 
 
 def test_level_uses_the_past_alone(rng):
-    values = rng.standard_normal(300)
+    values = rng.standard_normal(304)
     later = values.copy()
     later[200:] = 1e3
-    np.testing.assert_array_equal(
-        past(values, np.ones(300, bool)).innovation[:200], past(later, np.ones(300, bool)).innovation[:200]
-    )
+    one, other = past(fold(values), NONE), past(fold(later), NONE)
+    for name in ("residual", "whitened"):
+        np.testing.assert_array_equal(getattr(one, name)[:, :25], getattr(other, name)[:, :25])
+    np.testing.assert_array_equal(one.scale[:26], other.scale[:26])
 
 
 def test_level_follows_a_line_and_never_falls_below_a_step_down():
@@ -58,79 +59,91 @@ def test_level_follows_a_line_and_never_falls_below_a_step_down():
     assert np.all(past_level(step, np.ones(200, bool))[24:] >= -1e-12)
 
 
+def test_running_median_is_that_of_all_until_there_are_enough(rng):
+    values = rng.standard_normal(300)
+    found = past_median(values)
+    np.testing.assert_allclose(found[:64], [np.median(values[: each + 1]) for each in range(64)])
+    exact = np.array([np.median(values[each - 63 : each + 1]) for each in range(64, 300)])
+    assert np.abs(found[64:] - exact).max() < 0.35  # by eights: two standard errors of a median of 64
+
+
 def test_scale_of_normal_noise_is_its_standard_deviation(rng):
-    scale, count = past_scale(3.0 * rng.standard_normal(20000), np.ones(20000, bool))
-    assert np.isnan(scale[:16]).all()
-    assert np.median(scale[1000:]) == pytest.approx(3.0, rel=0.06)  # block medians of eight: 4 % high
-    assert count[10] == 10
-    assert count.max() == 512
+    found = past(fold(3.0 * rng.standard_normal(20000)), NONE)
+    assert np.isnan(found.scale[:5]).all()  # 24 samples for a level, 16 more
+    assert np.median(found.scale[100:]) == pytest.approx(3.0, rel=0.06)
+    assert found.samples.max() == 512
 
 
 def test_autocorrelation_of_an_autoregression(rng):
     values = np.zeros(30000)
     for at, each in enumerate(rng.standard_normal(29999)):
         values[at + 1] = 0.5 * values[at] + each
-    estimate = autocorrelation(values, np.ones(30000, bool), np.full(30000, values.std()))
-    assert np.median(estimate) == pytest.approx(0.5, abs=0.05)
-    white = autocorrelation(rng.standard_normal(30000), np.ones(30000, bool), np.ones(30000))
-    assert np.median(white) < 0.06
+    assert np.median(past(fold(values), NONE).autocorrelation) == pytest.approx(0.5, abs=0.06)
+    assert np.median(past(fold(rng.standard_normal(30000)), NONE).autocorrelation) < 0.08
+
+
+def test_the_sum_of_matched_residuals_is_the_matched_filter(rng):
+    """A rise of five samples raises their sum by its energy in whitened noise, the sample after it included."""
+    values = np.zeros(4000)
+    for at, each in enumerate(rng.standard_normal(3999)):
+        values[at + 1] = 0.5 * values[at] + each
+    raised = values.copy()
+    raised[3000:3005] += 3.0
+    plain, other = (past(fold(each), NONE) for each in (values, raised))
+    phi = plain.autocorrelation[375]
+    gained = unfold(other.matched() - plain.matched(), 4000)
+    assert np.abs(gained[100:2999]).max() == 0  # the sample before it alone is touched
+    assert gained[3000:3005].sum() == pytest.approx(3.0 * (1 + 4 * (1 - phi) ** 2 + phi**2), rel=1e-6)
+
+
+@pytest.mark.parametrize("loud", [2.5, 4.0])
+def test_a_burst_is_met_by_a_scale_of_its_own_and_a_long_spike_is_not(loud, rng):
+    quiet = rng.standard_normal((2000, 40))
+    burst, up = quiet.copy(), quiet.copy()
+    burst[1000:1064] *= loud
+    up[1016:1022] += 10.0
+    ratio = []
+    for values in (quiet, burst, up):
+        found = [past(fold(each), NONE) for each in values.T]
+        ratio.append(np.median([each.local[127] / each.scale[127] for each in found]))
+    assert ratio[0] == 1
+    assert loud <= ratio[1] <= 1.7 * loud  # rather too much: the loudest of the windows counts
+    assert ratio[2] < 1.3
 
 
 @pytest.mark.parametrize("rate", [1e-3, 5e-5])
 def test_threshold_of_normal_and_student_noise(rng, rate):
-    unit = stats.norm.ppf(0.75)
-    normal = tail_threshold(tail_shape(rng.standard_normal(200_000)), rate)
-    assert normal == pytest.approx(-stats.norm.ppf(rate), rel=0.06)
-    student = rng.standard_t(5, 200_000)
-    quantile = -stats.t.ppf(rate, 5) / stats.t.ppf(0.75, 5) * unit
-    spread = np.median(np.abs(student)) / unit
-    assert tail_threshold(tail_shape(student / spread), rate) == pytest.approx(quantile, rel=0.12)
+    normal = tail_of(rng.standard_normal(200_000))
+    assert normal.threshold(rate) == pytest.approx(-stats.norm.ppf(rate), rel=0.03)
+    student = tail_of(3.0 * rng.standard_t(5, 200_000))
+    assert student.threshold(rate) == pytest.approx(-3.0 * stats.t.ppf(rate, 5), rel=0.06)
+    assert student.chance(student.threshold(rate)) == pytest.approx(rate, rel=1e-6)
 
 
 def test_threshold_is_not_raised_by_the_spikes_it_is_for(rng):
     noise = rng.standard_normal(5000)
     spiked = noise.copy()
     spiked[::50] = 30.0
-    usual = tail_threshold(tail_shape(noise), 5e-5)
-    assert tail_threshold(tail_shape(spiked), 5e-5) == pytest.approx(usual, rel=0.1)
+    assert tail_of(spiked).threshold(5e-5) == pytest.approx(tail_of(noise).threshold(5e-5), rel=0.1)
 
 
 def test_a_long_upper_tail_is_taken_for_what_is_looked_for(rng):
     noise = rng.standard_normal(5000)
     often = rng.random(5000) < 0.15
     noise[often] += rng.exponential(4.0, int(often.sum()))
-    assert tail_threshold(tail_shape(noise), 5e-5) <= tail_threshold(PRIOR, 5e-5) < 9
-
-
-def test_chance_is_the_inverse_of_the_threshold():
-    assert tail_chance(tail_threshold(0.0, 5e-5), 0.0) == pytest.approx(5e-5, rel=1e-6)
-    assert tail_chance(tail_threshold(0.2, 5e-5), 0.2) == pytest.approx(5e-5, rel=1e-6)
-    assert tail_chance(3.0, 0.0) == pytest.approx(stats.norm.sf(3.0), rel=0.01)
-
-
-def test_after_is_the_depth_of_a_burst_and_nothing_in_the_aftermath_of_a_spike(rng):
-    quiet = rng.standard_normal((2000, 40))
-    burst, aftermath = quiet.copy(), quiet.copy()
-    burst[1000:1060] *= 4
-    aftermath[1000:1060] += 2 + rng.exponential(6.0, (60, 40))
-    valid = np.ones(2000, bool)
-    after = [np.mean([past(each, valid).after[1000] for each in values.T]) for values in (quiet, burst, aftermath)]
-    assert after[0] == pytest.approx(1.0, abs=0.2)
-    assert after[1] == pytest.approx(4.0, abs=0.8)
-    assert after[2] < 0.1
+    assert tail_of(noise).shape <= PRIOR
 
 
 def test_threshold_without_evidence_is_that_of_heavy_tails():
     expected = -stats.t.ppf(5e-5, 1 / 0.15) / stats.t.ppf(0.75, 1 / 0.15) * stats.norm.ppf(0.75)
-    assert tail_threshold(PRIOR, 5e-5) == pytest.approx(expected, rel=1e-6)
     for nothing in (np.empty(0), np.zeros(1000), np.full(100, np.nan)):
-        assert tail_shape(nothing) == PRIOR
+        assert tail_of(nothing).threshold(5e-5) == pytest.approx(expected, rel=1e-6)
 
 
-def test_innovation_has_no_units(rng):
-    values = rng.standard_normal(500)
-    valid = np.ones(500, bool)
-    np.testing.assert_allclose(past(values, valid).innovation, past(1e3 * values + 7, valid).innovation, rtol=1e-6)
+def test_whitened_residuals_have_the_unit_of_the_values(rng):
+    values = rng.standard_normal(504)
+    one, other = past(fold(values), NONE), past(fold(1e3 * values + 7), NONE)
+    np.testing.assert_allclose(1e3 * one.whitened / one.scale, other.whitened / (other.scale / 1e3), rtol=1e-6)
 
 
 def test_runs():

@@ -1,13 +1,19 @@
 """Truth: what was asked for; the moments of each noise in closed form; a run that reads back as it was written."""
 
+import json
 from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
-from stabilitylab import synthetic
+from stabilitylab import InputError, analyze, synthetic
+from stabilitylab.cli import main
+from stabilitylab.detectors import collapse
+from stabilitylab.findings import Event, from_json
 from stabilitylab.run import Run
+from stabilitylab.stats.spectrum import effective_rank
 
 
 @pytest.mark.parametrize("kind", get_args(synthetic.Noise))
@@ -71,3 +77,187 @@ def test_a_written_run_reads_back(tmp_path):
 def test_refuses_what_makes_no_run(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         synthetic.synthesize(**wrong)
+
+
+# ---- noise
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "student", "bursty"])
+def test_autocorrelation_goes_with_any_noise(kind):
+    values = synthetic.noise(kind, (60000, 2), np.random.default_rng(1), autocorrelation=0.8)
+    if kind != "bursty":
+        assert values.std() == pytest.approx(1.0, abs=0.03)
+    for lag in (1, 3):  # the autocorrelation of an AR(1) process
+        assert np.corrcoef(values[lag:, 0], values[:-lag, 0])[0, 1] == pytest.approx(0.8**lag, abs=0.05)
+    starts = [synthetic.noise("gaussian", (2, 2000), np.random.default_rng(seed), 0.9) for seed in range(2)]
+    assert np.std(starts) == pytest.approx(1.0, abs=0.03)  # stationary from the first step on
+
+
+def log_residuals(**fields):
+    made = synthetic.synthesize(steps=20000, layers=3, sd=0.2, images=2, **fields)
+    log = np.log(made.series["gradients.norm"].to_numpy(dtype=float))
+    return (log - np.median(log, axis=0)) / 0.2
+
+
+def test_noise_changes_with_layer_time_and_company():
+    values = log_residuals(loudness=(1.0, 2.0, 0.5), noise_change_at=12000, noise_change=3.0)
+    assert values[:12000].std(axis=0) == pytest.approx([1, 2, 0.5], rel=0.05)
+    assert values[12000:].std(axis=0) == pytest.approx([3, 6, 1.5], rel=0.05)
+    correlation = np.corrcoef(log_residuals(shared=0.6).T)
+    assert correlation[np.triu_indices(3, 1)] == pytest.approx([0.6] * 3, abs=0.03)
+    heavy = log_residuals(noise="student", freedom=3.0, bursts=4.0)
+    assert np.mean(np.abs(heavy) > 6) > 5 * np.mean(np.abs(log_residuals(noise="student")) > 6)
+
+
+# ---- what goes with what
+
+
+def test_couplings_are_at_their_distance_and_move_nothing_else():
+    fields = {"steps": 3000, "layers": 3, "lags": (0, 2, 5), "random_spikes": 12, "sd": 0.05, "seed": 4}
+    plain = synthetic.synthesize(**fields)
+    more = {"updates": True, "update_lead": 3, "adam": True, "adam_lead": 20, "loss_follow": 4, "dip_follow": 25}
+    made = synthetic.synthesize(**fields, **more, rank=True, rank_follow=10, coupled_share=0.7)
+    pd.testing.assert_frame_equal(plain.series["gradients.norm"], made.series["gradients.norm"])
+    first = [each.start for each in made.of("spike", "gradients.norm") if each.label == "patch_embed"]
+    assert len(first) == 12
+    assert min(np.diff(first)) >= 50
+    lags = {each.series: each.lag for each in made.couplings}
+    assert lags == {
+        "training.loss": 4, "knn.accuracy": 25, "spectrum.rank": 10, "updates.ratio": -3, "adam.rms": -20
+    }  # fmt: skip
+    every = {"knn.accuracy": 10, "spectrum.rank": 50, "adam.rms": 10}
+    for each in made.couplings:
+        assert set(each.spikes) < set(first)
+        assert len(each.spikes) >= 5
+        at = {step + each.lag for step in each.spikes}
+        label = {"updates.ratio": "patch_embed", "adam.rms": "patch_embed", "spectrum.rank": "projection"}
+        own = [event for event in made.of(each.kind, each.series) if event.label == label.get(each.series, event.label)]
+        late = [event.start - max(step for step in at if step <= event.start) for event in own]
+        assert len(own) == len([step for step in at if 0 <= step < 3000])
+        assert max(late) < every.get(each.series, 1)
+    untouched = ~plain.series["training.loss"].index.isin([step + 4 for step in made.couplings[0].spikes])
+    assert plain.series["training.loss"][untouched].equals(made.series["training.loss"][untouched])
+    ratio = np.log(made.series["updates.ratio"].to_numpy(dtype=float))
+    spikes = [event for event in made.of("spike", "updates.ratio") if event.label == "blocks.1"]
+    assert {event.start for event in spikes} == {step - 3 + 5 for step in made.couplings[3].spikes}
+    for event in spikes:
+        assert ratio[event.peak, 2] - np.median(ratio[:, 2]) == pytest.approx(np.log(4), abs=0.25)
+
+
+def test_rank_is_that_of_the_spectrum_and_falls_by_the_part_asked_for():
+    made = synthetic.synthesize(
+        steps=2000, spikes=(500,), rank=True, rank_follow=0, taps=("projection", "representation"), spectrum_every=10
+    )
+    rank = made.series["spectrum.rank"]
+    for tap in ("projection", "representation"):
+        expected = effective_rank(made.series[f"spectrum.{tap}"].to_numpy())
+        np.testing.assert_allclose(rank[tap], expected)
+        drop = next(each for each in made.of("drop") if each.label == tap)
+        assert (drop.start, drop.stop) == (500, 640)
+        inside = rank.loc[drop.start : drop.stop, tap].mean() / rank.loc[1000:, tap].mean()
+        assert inside == pytest.approx(0.6, abs=0.02)
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+def test_phases_have_more_spikes_and_no_order_unless_coupled(coupled):
+    made = synthetic.synthesize(
+        steps=6000, layers=2, lags=(0, 4), phases=((2000, 4000),), phase_rate=0.03, phase_coupled=coupled, images=2
+    )
+    first, later = ({e.start for e in made.of("spike") if e.label == name} for name in made.layers["names"])
+    assert min(first) >= 2000
+    assert max(first) < 4000
+    assert 35 < len(first) < 80  # 60 expected, less those that would overlap
+    follow = np.mean([step + 4 in later for step in first])
+    assert follow == 1 if coupled else follow < 0.2
+    assert made.phases[0].coupled is coupled
+    assert made.lags == {"patch_embed": 0, "blocks.0": 4}
+
+
+@pytest.mark.parametrize("dead", [6, 16])
+def test_a_collapse_is_in_its_tap_and_may_end(dead):
+    both = ("projection", "representation")
+    fields = {"steps": 3000, "layers": 1, "taps": both, "collapse_tap": "representation", "dead": dead}
+    made = synthetic.synthesize(collapse_at=1000, collapse_length=800, **fields)
+    (planted,) = made.of("collapse")
+    assert (planted.series, planted.start, planted.stop) == ("spectrum.representation", 1000, 1750)
+    names = [f"spectrum.{tap}" for tap in both]
+    none, found = (collapse.Detector().detect(name, made.series[name], made.about[name]) for name in names)
+    assert none == []
+    assert [(each.label, each.start, each.stop) for each in found] == [(str(16 - dead), 1000, 1750)]
+
+
+def test_accuracy_steps_and_degrades():
+    made = synthetic.synthesize(
+        steps=4000, images=8000, accuracy_steps=(1500,), step_depth=0.2, degrade_at=3000, degrade_by=0.1
+    )
+    curve = made.series["knn.accuracy"]["bank"]
+    assert curve.loc[1000:1490].mean() - curve.loc[1500:2990].mean() == pytest.approx(0.2, abs=0.02)
+    assert curve.loc[2500:2990].mean() - curve.iloc[-1] == pytest.approx(0.1, abs=0.02)
+    assert [(each.kind, each.start, each.stop) for each in made.truth] == [
+        ("step", 1500, 3990), ("drift", 3000, 3990)
+    ]  # fmt: skip
+
+
+# ---- the command
+
+
+def cli(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_the_command_writes_a_run_with_its_truth_and_analyze_finds_it(tmp_path):
+    (tmp_path / "fields.toml").write_text("steps = 1500\nlayers = 3\nrandom_spikes = 9\n")
+    words = [tmp_path / "run", "--config", tmp_path / "fields.toml", "--set", "lags=[0, 6, 9]", "--set", "seed=5"]
+    assert cli("synthesize", *words).exit_code == 0
+    truth = json.loads((tmp_path / "run" / "truth.json").read_text())
+    assert truth["schema"] == 1
+    assert truth["lags"] == {"patch_embed": 0, "blocks.0": 6, "blocks.1": 9}
+    planted = [from_json(Event, each) for each in truth["events"]]
+    assert synthetic.Parameters(**truth["parameters"]) == synthetic.Parameters(
+        steps=1500, layers=3, random_spikes=9, lags=(0, 6, 9), seed=5
+    )
+    found = [each for each in analyze(Run(tmp_path / "run")).events if each.kind == "spike"]
+    judged = {(each.start, each.label) for each in planted if each.start > 60}
+    assert judged <= {(each.start, each.label) for each in found}
+    again = cli("synthesize", *words)
+    assert again.exit_code == 1
+    assert "holds a run already" in again.output
+
+
+def test_the_dry_run_says_what_every_field_is_and_writes_nothing(tmp_path):
+    result = cli("synthesize", tmp_path / "run", "--dry-run", "--set", "spikes=300")
+    assert result.exit_code == 0
+    assert not (tmp_path / "run").exists()
+    for name, field in synthetic.Parameters.model_fields.items():
+        assert f"  {name} = " in result.output
+        assert field.description.splitlines()[0] in result.output
+    assert "planted in gradients.norm: 6 x spike" in result.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("no_such=1", "synthesize.no_such is not known; synthesize has steps"),
+        ("steps=0", "synthesize.steps was 0"),
+        ("lags=[1, 2]", "lags must have one value or one for each of the 6 layers"),
+        ("update_lead=3", "update_lead needs updates=true"),
+        ("collapse_tap=representation", "collapse_tap is 'representation', which is not among the taps"),
+        ("phases=[[50, 20]]", "phases must be pairs"),
+        ("steps=1000000000", "must not exceed"),
+    ],
+)
+def test_wrong_fields_are_one_clear_line(tmp_path, setting, said):
+    more = ["--set", "collapse_at=10"] if setting.startswith("collapse") else []
+    result = cli("synthesize", tmp_path / "run", "--set", setting, *more)
+    assert result.exit_code == 1
+    assert said in result.output
+    assert result.output.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_there_is_not_touched(tmp_path):
+    synthetic.write(tmp_path / "run", steps=20)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(InputError, match="holds a run already"):
+        synthetic.write(tmp_path / "run", steps=30)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before

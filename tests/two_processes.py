@@ -66,7 +66,6 @@ def loop(
 
 
 def main(folder: Path) -> None:
-    torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     mesh = init_device_mesh("cpu", (2,))
     warnings.simplefilter("ignore")
@@ -97,13 +96,13 @@ def main(folder: Path) -> None:
         Recorder(folder / "disagree", model, probes={"gradients": rank == 0 and {}})
     except InputError as error:
         (folder / f"disagree-{rank}.json").write_text(json.dumps(str(error)))
-    # torch aborts now and then if a rank ends while another one is busy, or while sharded models are alive
-    del model
-    gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.distributed.init_process_group("gloo")
     main(Path(sys.argv[1]))
+    # torch aborts at exit now and then, with or without a recorder, while sharded models outlive their process group
+    gc.collect()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

@@ -23,10 +23,11 @@ def main() -> None:
     """Record training runs, and find out why they misbehave.
 
     'train' pretrains a small ViT on real digits, with instruments; 'analyze' finds gradient spikes, accuracy
-    dips and collapse in a run, and says what leads what. 'probes' lists the instruments, 'overhead' what they cost.
+    dips and collapse in a run, and says what leads what; 'compare' sets groups of runs side by side. 'probes' lists
+    the instruments, 'overhead' what they cost.
     """
 
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
-        main.add_command(getattr(importlib.import_module(f"{__name__}.{_module.name}"), _module.name.rstrip("_")))
+        main.add_command(getattr(importlib.import_module(f"{__name__}.{_module.name}"), _module.name))

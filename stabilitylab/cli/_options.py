@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -49,7 +49,7 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def analyses_of(paths: tuple[Path, ...], skip_damaged: bool) -> list[Analysis]:
+def analyses_of(paths: tuple[Path, ...], skip_damaged: bool, references: tuple[Path, ...] = ()) -> list[Analysis]:
     from stabilitylab.analysis import analyze as analyze_run
     from stabilitylab.run import Run, find_runs
 
@@ -59,9 +59,11 @@ def analyses_of(paths: tuple[Path, ...], skip_damaged: bool) -> list[Analysis]:
             raise InputError(f"there is no run in ./{RUNS}; name one, or make one with 'stabilitylab train'")
         paths = (found[-1],)
     done = []
+    damaged: Literal["skip", "error"] = "skip" if skip_damaged else "error"
+    good = [Run(path, damaged=damaged) for path in references]
     for path in paths:
-        run = Run(path, damaged="skip" if skip_damaged else "error")
-        done.append(analyze_run(run))
+        run = Run(path, damaged=damaged)
+        done.append(analyze_run(run, reference=good))
         for message in dict.fromkeys(run.skipped):
             click.echo(f"skipped: {message}", err=True)
     return done
@@ -69,9 +71,14 @@ def analyses_of(paths: tuple[Path, ...], skip_damaged: bool) -> list[Analysis]:
 
 def draw(
     analyses: list[Analysis], out: Path | None, suffix: str, names: tuple[str, ...] | None, quiet: bool = False
-) -> None:
+) -> dict[str, Path]:
+    """Draw pictures, say which, and return those that could be drawn, file name without its ending to path."""
     from stabilitylab.plots import draw_all
 
+    drawn = {}
     for path, reason in draw_all(analyses, out, suffix, names):
+        if reason is None:
+            drawn[path.stem] = path
         if not quiet:
             click.echo(f"drew {path}" if reason is None else f"no picture {path}: {reason}")
+    return drawn

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from stabilitylab.cli._conditions import conditions_of, report_conditions
 from stabilitylab.cli._options import analyses_of, draw, plainly
+from stabilitylab.cli._pooled import tell_pooled
+from stabilitylab.cli._table import print_table, refuse_other_suffixes, write_table
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -20,31 +23,91 @@ __all__ = ["analyze"]
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN]...")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--no-pictures", is_flag=True, help="Draw no pictures.")
+@click.option("--no-report", is_flag=True, help="Write no report.html.")
 @click.option("--mirror", metavar="NAME", help="Show the events to a tracker too: tensorboard.")
+@click.option("--table", "table_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write one row a run, as .csv, .parquet or .json.")  # fmt: skip
+@click.option("--fail-on", multiple=True, metavar="CONDITION",
+              help="Exit with 3 if a run fulfils it: 'spikes>5', 'collapse==complete'; repeatable.")  # fmt: skip
+@click.option("--allow-missing", is_flag=True, help="A value that --fail-on asks for need not be known.")
+@click.option("--pool", "pooled", is_flag=True, help="Say what leads what over all runs together: seeds of one model.")
+@click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path), metavar="RUN",
+              help="A run known to be good, to compare the accuracy with; repeatable, 3 make a test.")  # fmt: skip
 @click.option("--skip-damaged", is_flag=True, help="Leave damaged parts of a run out, and say so.")
 @plainly
-def analyze(runs: tuple[Path, ...], as_json: bool, no_pictures: bool, mirror: str | None, skip_damaged: bool) -> None:
+def analyze(
+    runs: tuple[Path, ...],
+    as_json: bool,
+    no_pictures: bool,
+    no_report: bool,
+    mirror: str | None,
+    table_file: Path | None,
+    fail_on: tuple[str, ...],
+    allow_missing: bool,
+    pooled: bool,
+    references: tuple[Path, ...],
+    skip_damaged: bool,
+) -> None:
     """Find spikes, dips and collapse in runs, and say what leads what.
 
-    RUN: run folders [default: the newest one in ./runs]. Writes events, lags, findings and pictures into
-    RUN/analysis.
+    RUN: run folders [default: the newest one in ./runs]. Writes events, lags, findings, pictures and a page that
+    shows them all, report.html, into RUN/analysis. Several runs give one table, a row a run.
+
+    Exit codes: 0 done; 1 an error, also a value that --fail-on asks for and a run does not tell; 2 wrong usage;
+    3 a condition of --fail-on holds.
     """
     import json
 
     from stabilitylab.findings import to_json
+    from stabilitylab.measures import tabulate
+    from stabilitylab.pooling import pool
+    from stabilitylab.report import write as write_report
 
-    analyses = analyses_of(runs, skip_damaged)
+    refuse_other_suffixes(table_file)
+    conditions = conditions_of(fail_on)
+    analyses = analyses_of(runs, skip_damaged, references)
+    together = pool(analyses) if pooled else None
+    several = len(analyses) > 1
+    table = tabulate(analyses) if several or as_json or table_file else None
+    if table is not None and table_file is not None:
+        write_table(table, table_file)
+    if table is not None and several and not as_json:
+        print_table(table)
     for analysis in analyses:
         analysis.save()
         if not as_json:
-            tell(analysis)
-        if not no_pictures:
-            draw([analysis], None, "png", None, quiet=as_json)
+            tell_shortly(analysis) if several else tell(analysis)
+        drawn = {} if no_pictures else draw([analysis], None, "png", None, quiet=as_json or several)
+        if not no_report:
+            path = write_report(analysis, pictures=drawn)
+            if not as_json:
+                click.echo(f"wrote {path}")
         if mirror is not None:
             analysis.show(mirror)
-    if as_json:
-        listed = [{"run": str(each.run.path), "findings": [to_json(one) for one in each.findings]} for each in analyses]
-        click.echo(json.dumps(listed, indent=1, allow_nan=False))
+    if table is not None and as_json:
+        rows = zip(analyses, table.to_dict("records"), strict=True)
+        listed: list[dict[str, Any]] = [
+            {"run": str(each.run.path), "measures": row, "findings": each.findings} for each, row in rows
+        ]
+        if together is not None:
+            rows_of_lags = together.lags.to_dict("records")
+            listed.append({"pooled": together.runs, "lags": rows_of_lags, "findings": together.findings})
+        click.echo(json.dumps(to_json(listed), indent=1, allow_nan=False))
+    elif together is not None:
+        tell_pooled(together)
+    code = report_conditions(analyses, conditions, allow_missing)
+    if code:
+        raise SystemExit(code)
+
+
+def tell_shortly(analysis: Analysis) -> None:
+    """Print what was found in a run, a sentence each; nothing of what was not."""
+    from stabilitylab.report.verdict import tone
+
+    click.echo(f"\n{analysis.run.name}")
+    found = [each.sentence for each in analysis.findings if tone(each.verdict) == "found"]
+    for sentence in found or ["Nothing found that the detectors can see."]:
+        click.echo(f"- {sentence}")
 
 
 def tell(analysis: Analysis, most: int = 12) -> None:
@@ -76,6 +139,6 @@ def tell(analysis: Analysis, most: int = 12) -> None:
 def _size(event: Event) -> str:
     if event.height == float("inf"):
         return "not finite"
-    if event.kind in ("dip", "step", "drop"):
+    if event.kind in ("dip", "step", "drop", "drift"):
         return f"{100 * event.height:.1f} points"
     return f"{event.height:.3g}x" if event.kind in ("spike", "shift") else f"{event.height:.3g}"

@@ -24,6 +24,8 @@ class Parameters(parameters.Parameters):
     """A dead direction has less than this part of the largest eigenvalue (the limit of the published toy models)."""
     below_law: float = Field(0.1, gt=0, le=1)
     """And less than this part of what power and exponential laws through the larger ones predict, after sampling."""
+    below_own: float = Field(1e-5, gt=0, lt=1)
+    """Dead as well: less than this part of what the direction of the same rank was before, both over the largest."""
     share: float = Field(0.1, gt=0, lt=1)
     """Smallest share of the measurable directions that must be dead; below it a few null directions are normal."""
     vanished: float = Field(1e-6, gt=0, lt=1)
@@ -39,7 +41,11 @@ class Detector:
     measurement is not an event while it still grows: random weights give one.
     """
 
-    series: ClassVar[tuple[str, ...]] = ("spectrum.representation", "spectrum.projection")
+    series: ClassVar[tuple[str, ...]] = tuple(
+        f"spectrum.{momentum}{tap}"
+        for momentum in ("", "momentum_")
+        for tap in ("representation", "projection", "prediction")
+    )
 
     def __init__(self, parameters: Parameters | None = None) -> None:
         self.parameters = parameters or Parameters()
@@ -62,7 +68,8 @@ class Detector:
         total = values.sum(axis=1)
         largest = np.maximum.accumulate(total)
         gone = total <= self.parameters.vanished * largest
-        dead = np.where(gone, 0, dead_directions(values, samples, self.parameters.dead, self.parameters.below_law))
+        dead = dead_directions(values, samples, self.parameters.dead, self.parameters.below_law)
+        dead = np.where(gone, 0, np.maximum(dead, self._fallen(values[:, :measurable])))
         events = []
         for first, last in self._lasting(gone):
             smallest = max(float(total[first : last + 1].min()), np.finfo(float).tiny)
@@ -80,6 +87,13 @@ class Detector:
             lowest = measurable - int(inside.max())
             events.append(self._event(name, steps, at, lowest, int(inside.max()), float(inside.max() / limit)))
         return sorted(events)
+
+    def _fallen(self, values: np.ndarray) -> np.ndarray:
+        """Return how many directions of each spectrum have lost their own share of the largest one."""
+        share = values / np.maximum(values[:, :1], np.finfo(float).tiny)
+        rounding = values.shape[1] * np.finfo(np.float32).eps ** 2  # what is below it never carried anything
+        best = np.maximum(np.maximum.accumulate(share, axis=0), rounding)
+        return np.asarray(((share < self.parameters.below_own * best) & (share < self.parameters.dead)).sum(axis=1))
 
     def _lasting(self, mask: np.ndarray) -> list[tuple[int, int]]:
         found = [(int(first), int(last)) for first, last in zip(*runs_of(mask), strict=True)]

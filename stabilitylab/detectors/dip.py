@@ -11,26 +11,29 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field
 
 from stabilitylab import parameters
+from stabilitylab.detectors._votes import Votes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event
-from stabilitylab.stats.proportion import mcnemar_z, normal_quantile, two_proportion_z
+from stabilitylab.stats.area import area_below
+from stabilitylab.stats.proportion import mcnemar_z, normal_quantile, standard_error, two_proportion_z
 from stabilitylab.stats.robust import MAD_TO_SD
 
-__all__ = ["Detector", "Parameters"]
+__all__ = ["Compared", "Detector", "Parameters", "area_lost"]
 
 LEVEL = 5
 """The level is the median of so many measurements before."""
 
-SPREAD = 40
-"""The fluctuation is taken from so many measurements before, from at least 8."""
+SPREADS = (40, 120)
+"""The fluctuation is taken from so many measurements before, from at least 8, and from the whole curve, which knows a
+slow wandering better; the largest counts."""
 
 PASSES = 4
 
-TOGETHER = (1, 2)
+TOGETHER = (1, 2, 4, 8)
 """So many low measurements in a row count together, as their mean."""
 
-LOW = 2.0
-"""Each of them lies so many standard deviations of the curve's own fluctuation below the level."""
+MEDIAN_WORTH = 2 / np.pi * LEVEL
+"""The level is as exact as a mean of so many measurements."""
 
 
 class Compared(NamedTuple):
@@ -47,7 +50,7 @@ class Parameters(parameters.Parameters):
 
     alpha: float = Field(0.05, gt=0, lt=1)
     """False dips expected in one whole curve by the sampling of images, over all comparisons along it."""
-    own_score: float = Field(5.0, gt=0)
+    own_score: float = Field(4.5, gt=0)
     """Smallest fall in robust standard deviations of the curve's own fluctuation, of the mean where several are low."""
     recovery: float = Field(0.5, gt=0, lt=1)
     """An event ends when the accuracy is within this part of its depth of the level."""
@@ -61,7 +64,7 @@ class Detector:
     Where the votes per image are given (``about["correct"]``: a DataFrame of 0 and 1, one column per image, for the
     column ``about["correct_label"]``, by default the first), the same images are compared with the state before
     (McNemar); where they are missing, the binomial error of ``about["samples"]`` images is used; else the own
-    fluctuation alone. Two low measurements in a row count together.
+    fluctuation alone. Up to eight low measurements in a row count together.
     A fall that is still open when the record ends is a ``drop``: nobody knows yet whether it recovers.
     """
 
@@ -94,7 +97,7 @@ class Detector:
         compared = {}
         for label in frame.columns:
             column = frame[label].dropna()
-            own = _Votes(votes, column.index) if votes is not None and label == voted else None
+            own = Votes(votes, column.index) if votes is not None and label == voted else None
             steps = column.index.to_numpy()
             found, compared[str(label)] = self._find(column.to_numpy(dtype=float), own, samples and int(samples))
             for each in found:
@@ -102,17 +105,17 @@ class Detector:
                 events.append(Event(start, onset, peak, stop, each.kind, name, str(label), each.depth, each.score))
         return sorted(events), compared
 
-    def _find(self, values: np.ndarray, votes: _Votes | None, samples: int | None) -> tuple[list[_Found], Compared]:
+    def _find(self, values: np.ndarray, votes: Votes | None, samples: int | None) -> tuple[list[_Found], Compared]:
         length = len(values)
         masked = np.zeros(length, dtype=bool)
         found: list[_Found] = []
         for _ in range(PASSES):
             before = _past(values, ~masked)
-            fallen = np.zeros(length, dtype=bool)
+            fallen = np.zeros(length, dtype=int)  # the smallest number of measurements that shows the fall
             paired = np.zeros(length, dtype=bool)
             for number in TOGETHER:
                 fell, same = self._fallen(values, votes, samples, before, number)
-                fallen |= fell
+                fallen = np.where((fallen == 0) & fell, number, fallen)
                 paired |= same
             compared = Compared(int(np.isfinite(before.level).sum()), int(paired.sum()))
             found = self._events(values, fallen, before)
@@ -125,7 +128,7 @@ class Detector:
         return found, compared
 
     def _fallen(
-        self, values: np.ndarray, votes: _Votes | None, samples: int | None, before: _Past, number: int
+        self, values: np.ndarray, votes: Votes | None, samples: int | None, before: _Past, number: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return where a fall of so many measurements begins, and which were compared on the same images."""
         length = len(values)
@@ -133,15 +136,17 @@ class Detector:
         rows = np.minimum(np.arange(length)[:, None] + np.arange(number), length - 1)
         after = values[rows].mean(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):  # a curve that is zero has no fluctuation
-            each = (before.level[:, None] - values[rows]) / before.spread[:, None]
             low = judged & ((before.level - after) / before.spread_of[number] > self.parameters.own_score)
-            low &= (each > LOW).all(axis=1)
-        # what sampling explains, corrected for looking along the curve and for counting two together
-        tests = max(1, int(np.isfinite(before.level).sum())) * len(TOGETHER)
+            low &= before.level - values >= (before.level - after) / 2  # it begins here, not within the next ones
+        # what sampling explains, corrected for looking along the curve, with as many means as do not overlap
+        tests = max(1, int(np.isfinite(before.level).sum())) * sum(1 / each for each in TOGETHER)
         limit = normal_quantile(self.parameters.alpha / tests)
         z = np.full(length, np.inf)
         if samples:
-            z[low] = two_proportion_z(before.level[low], after[low], samples)
+            # the part of the sampling error that each measurement draws anew shows in the fluctuation, and averages out
+            new = np.clip(before.white[low] / standard_error(before.level[low], samples), 0, 1) ** 2
+            exact = np.sqrt(1 - new + new * (1 / number + 1 / MEDIAN_WORTH) / 2)
+            z[low] = two_proportion_z(before.level[low], after[low], samples) / exact
         paired = np.zeros(length, dtype=bool)
         if votes is not None:
             paired = judged & votes.known[rows].all(axis=1) & votes.known[before.members].all(axis=1)
@@ -159,9 +164,9 @@ class Detector:
             level = before.level[at]
             window = values[at : at + limits.patience]
             deepest = np.minimum.accumulate(window)
-            back = np.flatnonzero(window > level - limits.recovery * (level - deepest))
+            back = np.flatnonzero(_following(window, int(fallen[at])) > level - limits.recovery * (level - deepest))
             if len(back):
-                kind, stop = "dip", at + int(back[0]) - 1
+                kind, stop = "dip", at + max(int(back[0]) - 1, 0)
             elif at + limits.patience <= length:
                 kind, stop = "step", at + limits.patience - 1
             else:
@@ -193,6 +198,17 @@ class Detector:
         return "knn.accuracy", frame, {"samples": 2000}, expected
 
 
+def area_lost(event: Event, curve: pd.Series) -> float:
+    """Return what a fall cost: the area between the level before it and the curve, in accuracy x steps.
+
+    Args:
+        event: a dip, step or drop.
+        curve: the column in which it was found, index ``step``, with the measurement at its peak.
+    """
+    level = float(curve.loc[event.peak]) + event.height
+    return area_below(curve.index.to_numpy(), curve.to_numpy(dtype=float), event.start, event.stop, level)
+
+
 class _Found(NamedTuple):
     """An event in measurements: start, onset, peak, stop; its kind, depth and score."""
 
@@ -200,19 +216,6 @@ class _Found(NamedTuple):
     kind: str
     depth: float
     score: float
-
-
-class _Votes:
-    """The answers of the same images, at the measurements for which they are known."""
-
-    def __init__(self, votes: pd.DataFrame, steps: pd.Index) -> None:
-        self._rows = votes.index.get_indexer(steps)
-        self._votes = votes.to_numpy()
-        self.known = (self._rows >= 0) & (self._votes.shape[1] > 0)
-
-    def share(self, measurements: np.ndarray) -> np.ndarray:
-        """Return how often each image was right over some measurements."""
-        return self._votes[self._rows[measurements]].mean(axis=0)
 
 
 class _Past(NamedTuple):
@@ -223,7 +226,9 @@ class _Past(NamedTuple):
     members: np.ndarray
     """Which measurements make the level, shape (T, `LEVEL`)."""
     spread_of: Mapping[int, np.ndarray]
-    """The fluctuation of the mean of so many measurements in a row."""
+    """The fluctuation of the fall of the mean of so many measurements in a row."""
+    white: np.ndarray
+    """The fluctuation from one measurement to the next."""
 
 
 def _past(values: np.ndarray, valid: np.ndarray, least: int = 8) -> _Past:
@@ -232,36 +237,52 @@ def _past(values: np.ndarray, valid: np.ndarray, least: int = 8) -> _Past:
     level = np.full(length, np.nan)
     members = np.zeros((length, LEVEL), dtype=int)
     if len(used) <= LEVEL + least:
-        return _Past(level, level, members, dict.fromkeys(TOGETHER, level))
+        return _Past(level, level, members, dict.fromkeys(TOGETHER, level), level)
     windows = sliding_window_view(used, LEVEL)
     count = np.cumsum(valid) - valid
     enough = count >= LEVEL
     members[enough] = windows[count[enough] - LEVEL]
     level[enough] = np.median(values[members[enough]], axis=1)
-    spreads = {number: _spread(values[used], level[used], number, least)[count] for number in TOGETHER}
-    for number, each in spreads.items():
-        # a wandering curve stays low once it is low: two measurements are hardly better than one
-        spreads[number] = np.fmax(np.maximum(each, 1e-3 * np.abs(level)), (0.9 if number > 1 else 1.0) * spreads[1])
-    return _Past(level, spreads[1], members, spreads)
+    white = _white(values[used], least)
+    spreads = {number: _spread(values[used], level[used], white, number, least)[count] for number in TOGETHER}
+    least_one = np.fmax(spreads[1], 1e-3 * np.abs(level))
+    for number, each in spreads.items():  # no mean is more exact than that of measurements without a memory
+        part = np.sqrt((1 / number + 1 / MEDIAN_WORTH) / (1 + 1 / MEDIAN_WORTH))
+        spreads[number] = np.where(np.isfinite(spreads[1]), np.fmax(each, part * least_one), np.nan)
+    return _Past(level, spreads[1], members, spreads, np.concatenate([[np.nan], white])[count])
 
 
-def _spread(values: np.ndarray, level: np.ndarray, number: int, least: int) -> np.ndarray:
-    """Return the fluctuation of the mean of so many values in a row, before each value and after the last.
+def _following(values: np.ndarray, number: int) -> np.ndarray:
+    """Return the smaller of each value and the mean of so many from it on, of fewer at the end."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    until = np.minimum(np.arange(len(values)) + number, len(values))
+    mean = (total[until] - total[:-1]) / (until - np.arange(len(values)))
+    return np.minimum(values, mean) if number > 1 else values
 
-    From second differences, which a rising curve hardly touches, and from the upper quartile of the falls below the
-    level, which knows a slow wandering and is nothing while the curve rises; the larger one counts.
+
+def _white(values: np.ndarray, least: int) -> np.ndarray:
+    """Return the fluctuation from one value to the next up to each value: second differences ignore a rise."""
+    second = np.full(len(values), np.nan)
+    second[2:] = np.abs(np.diff(values, n=2)) / np.sqrt(6)
+    rolling = pd.Series(second).rolling(min(SPREADS[0], max(len(values), least)), min_periods=least)
+    return rolling.median().to_numpy() * MAD_TO_SD
+
+
+def _spread(values: np.ndarray, level: np.ndarray, white: np.ndarray, number: int, least: int) -> np.ndarray:
+    """Return the fluctuation of the fall of so many values in a row, before each value and after the last.
+
+    From that from value to value, and from the upper quartile of the falls below the level, which knows a slow
+    wandering and is nothing while the curve rises; the largest one counts.
     """
-    falls, second = np.full((2, len(values)), np.nan)
-    means = sliding_window_view(values, number).mean(axis=1)
-    falls[number - 1 :] = level[: len(level) - number + 1] - means
-    second[2:] = np.abs(np.diff(values, n=2)) / np.sqrt(6 * number)
-    width = min(SPREAD, len(values))
-    padded = np.stack([np.concatenate([np.full(width, np.nan), each]) for each in (falls, second)])
-    blocks = sliding_window_view(padded, width, axis=1)[:, : len(values) + 1]  # the width values before each one
-    known = np.isfinite(blocks).sum(axis=2).min(axis=0) >= least
-    ordered = np.sort(blocks, axis=2)  # NaN last
-    last = np.isfinite(blocks).sum(axis=2) - 1
-    at = np.arange(len(values) + 1)
-    quartile = ordered[0, at, np.maximum(3 * last[0] // 4, 0)]
-    middle = ordered[1, at, np.maximum(last[1] // 2, 0)]
-    return np.where(known, np.fmax(quartile, middle) * MAD_TO_SD, np.nan)
+    falls = np.full(len(values), np.nan)
+    if len(values) >= number:
+        falls[number - 1 :] = level[: len(level) - number + 1] - sliding_window_view(values, number).mean(axis=1)
+    fall = pd.Series(falls)
+    widths = [min(each, max(len(values), least)) for each in SPREADS]
+    quartiles = [fall.rolling(each, min_periods=least).quantile(0.75).to_numpy() for each in widths]
+    usual = fall.rolling(widths[0], min_periods=least, center=True).median()  # of a rise
+    whole = (fall - usual).abs().median()
+    known = np.isfinite(quartiles[0]) & np.isfinite(white)
+    wandering = np.fmax(np.fmax(*quartiles), whole) * MAD_TO_SD
+    largest = np.fmax(wandering, white / np.sqrt(number))
+    return np.concatenate([[np.nan], np.where(known, largest, np.nan)])

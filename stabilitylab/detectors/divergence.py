@@ -11,13 +11,16 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import past, runs_of, tail_shape, tail_threshold
+from stabilitylab.stats.robust import BLOCK, fold, past, runs_of, tail_of, tail_threshold, unfold
 
 __all__ = ["Detector", "Parameters"]
 
 
 LEARNED = 50
 """Samples that a level takes."""
+
+FASTER = 4.0
+"""A loss that never fell has diverged if it ends so many times as high as its rise up to then lets expect."""
 
 
 class Parameters(parameters.Parameters):
@@ -32,7 +35,7 @@ class Parameters(parameters.Parameters):
 
 
 class Detector:
-    """Finds where a loss stops being finite, jumps and never returns, or falls and ends above where it began."""
+    """Finds where a loss is not finite, jumps and never returns, runs away, or falls and ends above where it began."""
 
     series: ClassVar[tuple[str, ...]] = ("training.loss",)
 
@@ -69,30 +72,38 @@ class Detector:
         if len(series) < limits.patience + LEARNED:
             return None
         floor = 1e-9 * float(np.median(np.abs(series)))
-        before = past(series, np.ones(len(series), dtype=bool), floor)
-        needed = max(limits.score, 1.5 * tail_threshold(tail_shape(before.innovation), 1e-5))
+        before = past(fold(series), np.empty(0, dtype=np.int64), floor)
+        residual, whitened = (unfold(each, len(series)) for each in (before.residual, before.whitened))
+        scales = np.repeat(before.scale, BLOCK)[: len(series)]
+        levels = series - residual
+        with np.errstate(invalid="ignore"):  # where the level is wrong, after a jump, there is no noise to be seen
+            usual = np.abs(before.offset) <= 1.5 * before.scale / np.sqrt(1 - before.autocorrelation**2)
+        shape = tail_of(before.whitened[:, usual] / before.scale[usual]).shape
+        needed = max(limits.score, 1.5 * tail_threshold(shape, 1e-5))
         end = np.median(series[-limits.patience // 2 :])
         with np.errstate(invalid="ignore"):
             # lowest value from each sample to the end, of medians of nine so that one low batch is no return
             smooth = _running_median(series)
             lowest = np.minimum.accumulate(smooth[::-1])[::-1]
-            jumped = before.innovation > needed
-            jumped &= before.residual > needed * before.scale / 2
-            gone = lowest > before.level + limits.recovery * before.residual
+            jumped = whitened > needed * scales
+            jumped &= residual > needed * scales / 2
+            gone = lowest > levels + limits.recovery * residual
         gone[len(series) - limits.patience :] = False
         candidates = np.flatnonzero(jumped & gone)
         if len(candidates):
             start = int(candidates[0])
-            level, scale = float(before.level[start]), float(before.scale[start])
+            level, scale = float(levels[start]), float(scales[start])
         else:
             level, scale = float(np.median(series[:24])), float(np.median(np.abs(series[:24] - np.median(series[:24]))))
-            scale = max(1.4826 * scale, float(np.nanmedian(before.scale)))
-            # a loss that rises from the first step on is no evidence: contrastive losses with a filling queue do
-            if not end > level + needed * scale or not smooth.min() < level - needed * scale / 2:
-                return None
+            scale = max(1.4826 * scale, float(np.nanmedian(scales)))
             below = np.flatnonzero(smooth <= level + needed * scale)
             start = int(below[-1]) + 1 if len(below) else 0
-            if start > len(series) - limits.patience:
+            # a loss that rises from the first step on is no evidence: contrastive losses with a filling queue do;
+            # it must have fallen before, or have risen far faster than up to here
+            fell = smooth.min() < level - needed * scale / 2
+            steady = needed * scale * len(series) / max(start, 1)
+            fled = start >= limits.patience and end > level + FASTER * steady
+            if not end > level + needed * scale or not (fell or fled) or start > len(series) - limits.patience:
                 return None
         peak = start + int(np.argmax(series[start:]))
         height = float(series[peak] - level)

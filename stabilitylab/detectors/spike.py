@@ -13,21 +13,39 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import PRIOR, Past, past, runs_of, tail_chance, tail_shape, tail_threshold
+from stabilitylab.stats.robust import (
+    BLOCK,
+    PRIOR,
+    Past,
+    Tail,
+    delayed,
+    fold,
+    level_and_residual,
+    past,
+    runs_of,
+    tail_of,
+    unfold,
+)
 
-__all__ = ["Detector", "Parameters"]
+__all__ = ["Detector", "Parameters", "Resolution"]
 
-LOUD = 0.6
-"""A spike stands out of a burst of noise by so much of the threshold, in the depth of what follows."""
+LENGTHS = {1: 0.65, 3: 0.25, 6: 0.25}
+"""Samples over which the whitened residuals are summed, and the share of the false alarms that each sum may have."""
 
-PASSES = 3
+PASSES = 2
 """The past is estimated again without the events found, so often at most."""
+
+GROUP = 16
+"""Columns that one thread takes at a time: as many as a cache line holds of one row."""
+
+ENOUGH = 4096
+"""Blocks that the tails of the noise are estimated from, evenly spread over a longer series."""
 
 
 class Parameters(parameters.Parameters):
     """What counts as a spike."""
 
-    false_alarms: float = Field(0.5, gt=0, le=100)
+    false_alarms: float = Field(0.6, gt=0, le=100)
     """Expected false alarms in 10,000 samples of one label; the threshold follows from the tails of the noise."""
     min_ratio: float = Field(1.5, gt=1)
     """Smallest ratio to the level that is a spike, however quiet the series is."""
@@ -49,7 +67,7 @@ class Resolution(NamedTuple):
     autocorrelation: float
     """Median autocorrelation of the log residuals at one sample."""
     threshold: float
-    """Threshold in those standard deviations."""
+    """Threshold of a single sample in those standard deviations."""
     ratio: float
     """Smallest one-sample spike, as a ratio to the level, that is found in nine of ten cases."""
     judged: int
@@ -61,9 +79,10 @@ class Resolution(NamedTuple):
 class Detector:
     """Finds spikes in every column of a positive series, on the log scale.
 
-    Level, scale and autocorrelation come from the past alone and are frozen while a spike lasts. NaN and inf are
-    spikes of infinite height; zeros and negative values are missing, and so is NaN before the first number of a
-    column where other columns have one.
+    A spike is a single whitened residual, or a sum of three or six, that stands out of the noise. Level and scale come
+    from the past alone and are frozen while a spike lasts; where the surroundings on both sides are louder (a burst of
+    noise), more is asked for. NaN and inf are spikes of infinite height; zeros and negative values are missing, and so
+    is NaN before the first number of a column where other columns have one.
     """
 
     series: ClassVar[tuple[str, ...]] = ("gradients.norm",)
@@ -82,122 +101,144 @@ class Detector:
     def examine(self, name: str, frame: pd.DataFrame) -> tuple[list[Event], dict[str, Resolution]]:
         """Return the events, and for each column the noise and the smallest spike that would have been found."""
         steps = frame.index.to_numpy()
-        recorded = np.isfinite(frame.to_numpy(dtype=float)).any(axis=1)
-        events: list[Event] = []
-        resolutions = {}
+        values = frame.to_numpy()
+        if values.dtype.kind != "f":
+            values = values.astype(float)
+        recorded = _recorded(values)
+        starts = range(0, values.shape[1], GROUP)
         # numpy lets go of the interpreter in long arrays, so that threads share the columns; short ones gain nothing
         workers = min(os.cpu_count() or 1, 8) if frame.size > 2_000_000 else 1
         with ThreadPoolExecutor(workers) as pool:
-            results = list(
-                pool.map(lambda label: self._column(frame[label].to_numpy(dtype=float), recorded), frame.columns)
-            )
-        for label, (found, quiet) in zip(frame.columns, results, strict=True):
-            events += [each.event(name, str(label), steps) for each in found]
-            needed = max(quiet.threshold * quiet.noise, float(np.log(self.parameters.min_ratio)))
-            smallest = float(np.exp(needed + 1.28 * quiet.noise))
-            chance = quiet.judged * tail_chance(needed / quiet.noise, quiet.shape) if quiet.judged else 0.0
-            resolutions[str(label)] = Resolution(
-                quiet.noise, quiet.correlation, quiet.threshold, smallest, quiet.judged, chance
-            )
-        return sorted(events), resolutions
+            groups = pool.map(lambda first: self._group(values[:, first : first + GROUP], recorded), starts)
+            results = [each for group in groups for each in group]
+        events: list[Event] = []
+        for label, (found, _) in zip(frame.columns, results, strict=True):
+            events += found.events(name, str(label), steps)
+        return sorted(events), {str(n): each for n, (_, each) in zip(frame.columns, results, strict=True)}
 
-    def _column(self, values: np.ndarray, recorded: np.ndarray) -> tuple[list[_Found], _Quiet]:
-        """Return the events of a column, and what of its past is told on."""
-        found, before, threshold, shape = self._find(values, recorded)
-        known = np.isfinite(before.scale)
-        noise = float(np.median(before.scale[known])) if known.any() else float("nan")
-        correlation = float(np.median(before.autocorrelation)) if len(values) else 0.0
-        judged = int(np.isfinite(before.innovation).sum())
-        return found, _Quiet(noise, correlation, judged, threshold, shape)
+    def _group(self, values: np.ndarray, recorded: np.ndarray) -> list[tuple[Found, Resolution]]:
+        columns = np.empty(values.shape[::-1], dtype=values.dtype)
+        for first in range(0, len(values), 4096):  # turned in parts that stay in the cache
+            columns[:, first : first + 4096] = values[first : first + 4096].T
+        return [self._column(each, recorded) for each in columns]
 
-    def _find(self, values: np.ndarray, recorded: np.ndarray) -> tuple[list[_Found], Past, float, float]:
-        """Return the events, the past of each sample, the threshold and the shape of the tails that it stands on."""
-        log, missing = _log(values, recorded)
-        broken = ~np.isfinite(log) & ~missing
+    def _column(self, values: np.ndarray, recorded: np.ndarray) -> tuple[Found, Resolution]:
+        """Return the events of a column in samples, and what could have been seen in it."""
+        log, broken, rows = _log(values, recorded)
+        blocks = fold(np.where(broken, np.nan, log)) if broken.any() else fold(log)
         # What plainly stands out is left out of the first estimate too, or many spikes would pass for the noise.
-        masked = self._outstanding(past(log, ~missing, self.parameters.floor))
+        masked = self._outstanding(blocks)
         for _ in range(PASSES):
-            before = past(log, ~masked & ~missing, self.parameters.floor)
-            quiet = before.innovation[~masked & ~missing]
-            shape = tail_shape(quiet)
-            threshold = tail_threshold(shape, self.parameters.false_alarms / 1e4)
-            found = self._events(log, broken, before, threshold)
-            again = np.zeros(len(log), dtype=bool)
-            for each in found:
-                if each.kind == "spike":
-                    again[each.start : each.stop + 1] = True
+            before = past(blocks, masked, self.parameters.floor)
+            noticed, tails = self._notice(before, masked)
+            found = self._measure(log, broken, before, noticed)
+            again = found.samples()
             if np.array_equal(again, masked):
                 break
             masked = again
-        return found, before, threshold, shape
+        return found.at(rows), self._resolution(before, tails[1], len(log))
 
-    def _outstanding(self, before: Past) -> np.ndarray:
-        """Return the runs of samples above two standard deviations that reach five, and the smallest ratio."""
+    def _outstanding(self, blocks: np.ndarray) -> np.ndarray:
+        """Return the samples of runs above two standard deviations that reach five, and the smallest ratio."""
+        residual, rough, _ = level_and_residual(blocks, np.empty(0, dtype=np.int64))
+        rough = np.maximum(rough, self.parameters.floor)
         with np.errstate(invalid="ignore"):
-            first, last = runs_of(before.residual > 2 * before.spread)
-            far = before.residual > np.maximum(5 * before.spread, np.log(self.parameters.min_ratio))
-        count = np.concatenate([[0], np.cumsum(far)])
-        reach = count[last + 1] > count[first]
-        edges = np.zeros(len(far) + 1, dtype=int)
-        edges[first[reach]] += 1
-        edges[last[reach] + 1] -= 1
-        return np.cumsum(edges[:-1]) > 0
+            far = residual > np.maximum(5 * rough, np.log(self.parameters.min_ratio))
+            if not far.any():
+                return np.empty(0, dtype=np.int64)
+            first, last = runs_of(unfold(residual > 2 * rough, residual.size))
+        reached = np.flatnonzero(unfold(far, far.size))
+        reach = np.searchsorted(reached, first) < np.searchsorted(reached, last, side="right")
+        return _ragged(first[reach], last[reach])[0]
 
-    def _events(self, log: np.ndarray, broken: np.ndarray, before: Past, threshold: float) -> list[_Found]:
+    def _resolution(self, before: Past, tail: Tail, length: int) -> Resolution:
+        known = np.isfinite(before.scale)
+        if not known.any():
+            return Resolution(float("nan"), 0.0, tail.threshold(self._rate(1)), float("nan"), 0, 0.0)
+        noise = float(np.median(before.local[known]))
+        threshold = tail.threshold(self._rate(1))
+        needed = max(threshold * noise, float(np.log(self.parameters.min_ratio)))
+        judged = min(BLOCK * int(known.sum()), length)
+        rates = [min(self._rate(each), 1.0) for each in LENGTHS]
+        chance = judged * (tail.chance(needed / noise) + sum(rates[1:]) * (needed <= threshold * noise))
+        smallest = float(np.exp(needed + 1.28 * noise))
+        return Resolution(noise, float(np.median(before.autocorrelation)), threshold, smallest, judged, chance)
+
+    def _rate(self, length: int) -> float:
+        return self.parameters.false_alarms / 1e4 * LENGTHS[length]
+
+    def _notice(self, before: Past, masked: np.ndarray) -> tuple[_Noticed, dict[int, Tail]]:
+        """Return where a sum of whitened residuals stands out, and the tails of the noise of each sum."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            score = before.matched() / before.local
+            spread = np.minimum(before.local / np.sqrt(1 - before.autocorrelation**2), before.local / 0.6)
+            uncertain = 1 + 8 / np.maximum(before.samples, 8)  # a scale that stands on few samples
+            # neither where the level is still above a step down, nor where the scale is little known, if there is more
+            usual = before.offset >= -1.5 * spread
+            usual &= before.samples >= min(256, np.max(before.samples, initial=0) // 2)
+        found, tails = [], {}
+        every = max(1, -(-len(usual) // ENOUGH))
+        for size in LENGTHS:
+            if size == 3:
+                score = score + delayed(score, 1) + delayed(score, 2)
+            elif size == 6:
+                score = score + delayed(score, 3)
+            quiet = score
+            if len(masked):
+                touched = np.unique(masked[:, None] + np.arange(-1, size))
+                touched = touched[(touched >= 0) & (touched < score.shape[1] * BLOCK)]
+                touched = touched[(touched // BLOCK) % every == 0]
+                quiet = score[:, ::every].copy()
+                quiet[touched % BLOCK, touched // BLOCK // every] = np.nan
+            else:
+                quiet = score[:, ::every]
+            prior = PRIOR / (1 + (size - 1) * (1 - 4 * PRIOR))
+            tails[size] = tail_of(quiet[:, usual[::every]], prior, 1 / size)
+            threshold = tails[size].threshold(self._rate(size)) * uncertain
+            with np.errstate(invalid="ignore"):
+                above = np.flatnonzero(score > threshold)
+            place, block = np.divmod(above, score.shape[1])
+            phi = before.autocorrelation[block]
+            height = threshold[block] * before.local[block] / (1 + phi**2 + (size - 1) * (1 - phi) ** 2)
+            found.append(self._peaks(before, BLOCK * block + place, size, height, spread[block]))
+        at, low = (np.concatenate(each) for each in zip(*found, strict=True))
+        first = np.lexsort((low, at))
+        first = first[np.append(True, np.diff(at[first]) > 0)] if len(first) else first
+        return _Noticed(at[first], low[first]), tails
+
+    def _peaks(
+        self, before: Past, at: np.ndarray, size: int, height: np.ndarray, spread: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the highest residual of each sum that was noticed, if high enough, and what it must stay above."""
         limits = self.parameters
-        # a scale that stands on few samples is itself uncertain
-        enter = threshold * (1 + 8 / np.maximum(before.samples, 8))
-        height = np.fmax(np.log(limits.min_ratio), enter * np.fmin(before.spread, before.scale / 0.6))
-        enough = np.maximum(np.log(limits.min_ratio), limits.exit * height)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            # A burst of noise goes on: what follows falls as far below the level as what is to be judged rises above
-            # it. Within a burst the noise has usual tails; the heavy ones of the whole record come from its bursts.
-            usual = min(threshold, tail_threshold(PRIOR, limits.false_alarms / 1e4))
-            loud = LOUD * usual * before.after / before.scale
-            rising = (before.innovation > np.fmax(enter, loud)) & (before.residual > enough)
-        found: list[_Found] = []
-        last = -1
-        for at in np.flatnonzero(rising | broken):
-            if at <= last:
-                continue
-            level = before.level[at]
-            start, stop = self._extent(log, broken, int(at), last, float(level + limits.exit * height[at]))
-            found.append(self._describe(log, broken, (start, stop), float(level), float(before.scale[at])))
-            last = stop
-        return found
+        window = np.maximum(at[:, None] - np.arange(size), 0)
+        residual = before.residual[window % BLOCK, window // BLOCK]
+        residual = np.where(np.isnan(residual), -np.inf, residual)
+        best = np.argmax(residual, axis=1) if len(at) else np.empty(0, dtype=int)
+        top = residual[np.arange(len(at)), best]
+        low = np.maximum(limits.exit * np.maximum(height, np.log(limits.min_ratio)), 1.5 * spread)
+        high = top >= np.maximum(low, np.log(limits.min_ratio))
+        return (at - best)[high], low[high]
 
-    def _extent(self, log: np.ndarray, broken: np.ndarray, at: int, last: int, low: float) -> tuple[int, int]:
-        """Return the first and the last sample of the event that was noticed at a sample, its level frozen."""
-        limits = self.parameters
-        first, end = max(last + 1, at - limits.patience), at + limits.patience
+    def _measure(self, log: np.ndarray, broken: np.ndarray, before: Past, noticed: _Noticed) -> Found:
+        """Return the events that were noticed, each from start to stop, and those that are not finite."""
+        begins, ends = runs_of(broken) if broken.any() else (np.empty(0, int), np.empty(0, int))
+        at = np.concatenate([noticed.at, begins])
+        low = np.concatenate([noticed.low, np.full(len(begins), np.inf)])
+        order = np.argsort(at, kind="stable")
+        at, low = at[order], low[order]
+        place, block = at % BLOCK, at // BLOCK
         with np.errstate(invalid="ignore"):
-            on = np.flatnonzero((log[first:end] >= low) | broken[first:end]) + first
-        here = int(np.searchsorted(on, at))
-        before, after = np.diff(on[: here + 1]), np.diff(on[here:])
-        begin = here - int(np.argmax(np.append(before[::-1] > 1, True)))
-        stop = here + int(np.argmax(np.append(after > limits.merge_gap + 1, True)))
-        return int(on[begin]), int(on[stop])
-
-    def _describe(
-        self, log: np.ndarray, broken: np.ndarray, extent: tuple[int, int], level: float, scale: float
-    ) -> _Found:
-        start, stop = extent
-        inside = slice(start, stop + 1)
-        if broken[inside].any():
-            peak = start + int(np.argmax(broken[inside]))
-            begins, ends = runs_of(broken[stop:])
-            if len(begins) and begins[0] == 0:  # it lasts as long as it is not finite, whatever the patience
-                stop += int(ends[0])
-            return _Found("spike", start, peak, peak, stop, np.inf, np.inf)
-        peak = start + int(np.nanargmax(log[inside]))
-        rise = log[peak] - level
-        with np.errstate(invalid="ignore"):
-            # a foreshock is not the main rise if the series came back to a quarter of the way in between
-            calm = np.flatnonzero(log[start:peak] - level < rise / 4)
-            begin = start + int(calm[-1]) + 1 if len(calm) else start
-            onset = begin + int(np.argmax(log[begin : stop + 1] - level >= rise / 2))
-        kind = "shift" if stop - start + 1 >= self.parameters.patience else "spike"
-        return _Found(kind, start, onset, peak, stop, float(np.exp(rise)), float(rise / scale))
+            level = log[at] - before.residual[place, block]
+        scale = before.local[block]
+        infinite = broken[at]
+        level[infinite] = 0.0
+        start, stop = _extent(log, broken, at, np.where(infinite, np.inf, level + low), self.parameters)
+        if len(begins):  # it lasts as long as it is not finite, whatever the patience
+            run = np.maximum(np.searchsorted(begins, stop, side="right") - 1, 0)
+            stop = np.where(broken[stop], ends[run], stop)
+        keep, start, stop = _apart(at, start, stop, self.parameters)
+        return _describe(log, broken, (start, stop), level[keep], scale[keep], self.parameters.patience)
 
     @staticmethod
     def example(rng: np.random.Generator) -> tuple[str, pd.DataFrame, dict[str, Any], list[Event]]:
@@ -213,39 +254,161 @@ class Detector:
         return "gradients.norm", frame, {}, expected
 
 
-class _Quiet(NamedTuple):
-    """What is told of the past of a column, so that no arrays are kept."""
+class _Noticed(NamedTuple):
+    """Samples at which something stands out, and how far above the level it lasts; both of shape (N,)."""
 
-    noise: float
-    correlation: float
-    judged: int
-    threshold: float
-    shape: float
+    at: np.ndarray
+    low: np.ndarray
 
 
-class _Found(NamedTuple):
-    """An event in samples."""
+class Found(NamedTuple):
+    """Events of one column in samples, each field of shape (N,)."""
 
-    kind: str
-    start: int
-    onset: int
-    peak: int
-    stop: int
-    height: float
-    score: float
+    start: np.ndarray
+    onset: np.ndarray
+    peak: np.ndarray
+    stop: np.ndarray
+    rise: np.ndarray
+    """Logarithm of the height, infinite where it is not finite."""
+    score: np.ndarray
+    lasting: np.ndarray
+    """True for a shift."""
 
-    def event(self, series: str, label: str, steps: np.ndarray) -> Event:
-        start, onset, peak, stop = (int(steps[at]) for at in (self.start, self.onset, self.peak, self.stop))
-        return Event(start, onset, peak, stop, self.kind, series, label, self.height, self.score)
+    def samples(self) -> np.ndarray:
+        """Return the samples within spikes."""
+        return _ragged(self.start[~self.lasting], self.stop[~self.lasting])[0]
+
+    def at(self, rows: np.ndarray | None) -> Found:
+        """Return the events in rows, of the samples that were measured."""
+        if rows is None:
+            return self
+        times = {name: rows[getattr(self, name)] for name in ("start", "onset", "peak", "stop")}
+        return self._replace(**times)
+
+    def events(self, series: str, label: str, steps: np.ndarray) -> list[Event]:
+        start, onset, peak, stop = (steps[each].tolist() for each in (self.start, self.onset, self.peak, self.stop))
+        kinds = np.where(self.lasting, "shift", "spike").tolist()
+        with np.errstate(over="ignore"):
+            heights = np.exp(self.rise).tolist()
+        rows = zip(start, onset, peak, stop, kinds, heights, self.score.tolist(), strict=True)
+        return [Event(a, b, c, d, kind, series, label, height, score) for a, b, c, d, kind, height, score in rows]
 
 
-def _log(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logarithms (NaN where there is none) and where nothing was measured."""
-    positive = values > 0
-    log = np.full(len(values), np.nan)
-    np.log(values, out=log, where=positive)
+def _recorded(values: np.ndarray) -> np.ndarray:
+    """Return where anything is finite, shape (T,); looked up only where a column does not begin with a number."""
+    if len(values) and np.isfinite(values[0]).all():
+        return np.ones(len(values), dtype=bool)
+    return np.isfinite(values).any(axis=1)
+
+
+def _log(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the logarithms of what was measured, where they are not finite, and the rows (None: all of them)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = np.log(values).astype(np.float32, copy=False)
+    broken = ~np.isfinite(log)
+    if not broken.any():
+        return log, broken, None
     known = np.isfinite(values)
     first = int(np.argmax(known)) if known.any() else len(values)
-    missing = known & ~positive
+    missing = known & (values <= 0)
     missing[:first] |= np.isnan(values[:first]) & recorded[:first]
-    return log, missing
+    rows = np.flatnonzero(~missing)
+    return log[rows], broken[rows], rows
+
+
+def _extent(
+    log: np.ndarray, broken: np.ndarray, at: np.ndarray, low: np.ndarray, limits: Parameters
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the last sample of what goes on at each sample: what is above ``low`` or broken, with gaps.
+
+    Backward it is without any gap. It reaches no farther than the patience.
+    """
+    start, stop = at.copy(), at.copy()
+    open_ = np.arange(len(at))
+    for reach in (4 * (limits.merge_gap + 2), limits.patience):
+        left = []
+        for first in range(0, len(open_), 2048):
+            part = open_[first : first + 2048]
+            window = at[part, None] + np.arange(-reach, reach)
+            inside = (window >= 0) & (window < len(log))
+            window = np.clip(window, 0, len(log) - 1)
+            on = inside & ((log[window] >= low[part, None]) | broken[window])
+            back = np.argmin(on[:, reach::-1], axis=1)
+            whole = on[:, : reach + 1].all(axis=1)
+            start[part] = at[part] - np.where(whole, reach, back - 1)
+            place = np.arange(reach)
+            last = np.maximum.accumulate(np.where(on[:, reach:], place, 0), axis=1)
+            ended = place - last > limits.merge_gap
+            final = np.where(ended.any(axis=1), np.argmax(ended, axis=1), reach - 1)
+            stop[part] = at[part] + last[np.arange(len(part)), final]
+            left.append(part[whole | ~ended.any(axis=1)])
+        open_ = np.concatenate(left) if left else open_
+    return start, stop
+
+
+def _apart(
+    at: np.ndarray, start: np.ndarray, stop: np.ndarray, limits: Parameters
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which of the overlapping events stay, the earlier ones, with starts and stops; close ones are joined."""
+    keep: list[int] = []
+    starts: list[int] = []
+    stops: list[int] = []
+    last = -1
+    for index, (here, begin, end) in enumerate(zip(at.tolist(), start.tolist(), stop.tolist(), strict=True)):
+        if here <= last:
+            continue
+        first = max(begin, last + 1)
+        if keep and first - last <= limits.merge_gap + 1 and end - starts[-1] + 1 < limits.patience:
+            stops[-1] = end
+        else:
+            keep.append(index)
+            starts.append(first)
+            stops.append(end)
+        last = end
+    return np.array(keep, dtype=np.int64), np.array(starts, dtype=np.int64), np.array(stops, dtype=np.int64)
+
+
+def _ragged(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return all samples of the events in a row, and where each event begins in it."""
+    length = stop - start + 1
+    ends = np.cumsum(length)
+    first = ends - length
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - first, length), first
+
+
+def _describe(
+    log: np.ndarray,
+    broken: np.ndarray,
+    extent: tuple[np.ndarray, np.ndarray],
+    level: np.ndarray,
+    scale: np.ndarray,
+    patience: int,
+) -> Found:
+    """Return the events with their times and heights."""
+    start, stop = extent
+    if not len(start):
+        return Found(start, start, start, start, np.empty(0), np.empty(0), np.empty(0, dtype=bool))
+    length = stop - start + 1
+    sample, first = _ragged(start, stop)
+    never = len(log)
+    bad = np.minimum.reduceat(np.where(broken[sample], sample, never), first)
+    infinite = bad < never
+    rise = np.where(broken[sample], -np.inf, log[sample]) - np.repeat(level, length)
+    top = np.maximum.reduceat(rise, first)
+    peak = np.minimum.reduceat(np.where(rise == np.repeat(top, length), sample, never), first)
+    # a foreshock is not the main rise if the series came back to a quarter of the way in between
+    calm = (rise < np.repeat(top / 4, length)) & (sample < np.repeat(peak, length))
+    begin = np.maximum.reduceat(np.where(calm, sample + 1, 0), first)
+    up = (rise >= np.repeat(top / 2, length)) & (sample >= np.repeat(begin, length))
+    onset = np.minimum.reduceat(np.where(up, sample, never), first)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        score = np.where(infinite, np.inf, top / scale)
+    return Found(
+        start,
+        np.where(infinite, bad, onset),
+        np.where(infinite, bad, peak),
+        stop,
+        np.where(infinite, np.inf, top),
+        score,
+        (length >= patience) & ~infinite,
+    )

@@ -12,7 +12,7 @@ from stabilitylab.disk.containment import open_regular
 from stabilitylab.errors import InputError
 from stabilitylab.findings import to_json
 
-__all__ = ["SCHEMA", "damage", "plain", "read_header", "series_damage", "series_folder"]
+__all__ = ["SCHEMA", "damage", "plain", "planted_in", "read_header", "series_damage", "series_folder"]
 
 SCHEMA = 1
 """Version of the layout on disk; a reader refuses a newer one."""
@@ -23,6 +23,7 @@ OPTIONAL = {"config": dict, "versions": dict, "probes": dict, "left_out": dict, 
 LARGEST = 32 * 2**20
 SERIES_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 LONGEST_NAME = 200
+LAST_STEP = 10**18 - 1
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -99,6 +100,22 @@ def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"run.json holds JSON types only: {error}") from error
     return copied
+
+
+def planted_in(header: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the planted disturbances that a header names, those that are sound."""
+    listed = header.get("planted")
+    return [each for each in listed if _is_planted(each)] if isinstance(listed, list) else []
+
+
+def _is_planted(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not _are_names([entry.get("kind"), entry.get("what")]):
+        return False
+    spans = entry.get("spans")
+    if not isinstance(spans, list) or not all(isinstance(each, list) for each in spans):
+        return False
+    whole = all([type(step) for step in each] == [int, int] for each in spans)
+    return len(spans) > 0 and whole and all(0 <= first <= last <= LAST_STEP for first, last in spans)
 
 
 def _are_layers(value: Any) -> bool:

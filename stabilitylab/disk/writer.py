@@ -16,7 +16,7 @@ import pyarrow as pa
 from stabilitylab.disk import parts
 from stabilitylab.disk.atomic import remove_leftovers, write_json
 from stabilitylab.disk.containment import holds_folder
-from stabilitylab.disk.header import SCHEMA, damage, plain, read_header, series_damage, series_folder
+from stabilitylab.disk.header import LAST_STEP, SCHEMA, damage, plain, read_header, series_damage, series_folder
 from stabilitylab.disk.lock import Lock
 from stabilitylab.disk.part import write_part
 from stabilitylab.errors import InputError
@@ -24,7 +24,6 @@ from stabilitylab.errors import InputError
 __all__ = ["RunWriter"]
 
 NEW: dict[str, Any] = {"series": {}, "attempts": [], "layers": {"names": [], "of": {}, "first": ""}}
-LAST_STEP = 10**18 - 1
 
 
 class RunWriter:

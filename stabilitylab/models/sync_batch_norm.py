@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+from stabilitylab.models.collectives import sum_over_ranks, world_size
 
 __all__ = ["SyncBatchNorm"]
 
@@ -22,17 +23,16 @@ class SyncBatchNorm(nn.BatchNorm1d):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Normalize over all axes but the second, of every rank."""
-        ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-        world = torch.distributed.get_world_size() if ready else 1
+        world = world_size()
         if world == 1 or not self.training:
             return super().forward(x_ND)
         full: Any = x_ND.float()
         # mean first and deviations after: the difference of squares would cancel
         axes = [axis for axis in range(full.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(full.ndim)]
-        mean_D = all_reduce(full.mean(dim=axes)) / world
+        mean_D = sum_over_ranks(full.mean(dim=axes)) / world
         centered = full - mean_D.view(shape)
-        variance_D = all_reduce(centered.square().mean(dim=axes)) / world
+        variance_D = sum_over_ranks(centered.square().mean(dim=axes)) / world
         self._track(mean_D.detach(), variance_D.detach(), full.numel() // len(mean_D) * world)
         normal = centered * (variance_D + self.eps).rsqrt().view(shape)
         if self.weight is not None:

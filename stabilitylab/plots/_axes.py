@@ -16,10 +16,11 @@ from stabilitylab.findings import Event
 from stabilitylab.plots._style import GREY, INK, Sheet
 from stabilitylab.plots._thinning import tallest, thin, widen
 from stabilitylab.plots._words import ordinal, short, shorten
+from stabilitylab.run import Run
 
 __all__ = [
     "DOWN", "TIMES", "UP", "has_marks", "line", "log_axis", "mark_not_finite",
-    "mark_peaks", "name_rows", "nothing_here", "settled", "shade", "step_axis", "within",
+    "mark_peaks", "mark_planted", "name_rows", "nothing_here", "settled", "shade", "step_axis", "within",
 ]  # fmt: skip
 
 
@@ -125,6 +126,16 @@ def shade(axes: Axes, spans: Sequence[tuple[int, int]], color: str, alpha: float
     )
     patches.set_gid(gid)
     axes.add_collection(patches, autolim=False)
+
+
+def mark_planted(axes: Axes, run: Run) -> None:
+    """Mark the first step of each disturbance that was planted in a run with a thin dotted line."""
+    steps = sorted({first for each in run.planted for first, _ in each["spans"]})
+    low, high = axes.get_xlim()
+    shown = [step for step in steps if low <= step <= high]
+    if shown:
+        top = axes.get_xaxis_transform()
+        axes.vlines(shown, 0, 1, colors=INK, linewidth=0.7, linestyles=":", transform=top, zorder=0.8, gid="planted")
 
 
 def step_axis(axes: Axes, first: float, last: float, label: bool = True, ticks: int = 8) -> None:

@@ -67,6 +67,7 @@ STYLE = MappingProxyType(
         "legend.frameon": False,
         "lines.linewidth": 1.2,
         "text.color": INK,
+        "text.parse_math": False,  # names are not formulas, whatever stands in them
         "xtick.color": GREY,
         "xtick.labelcolor": INK,
         "xtick.labelsize": 8.5,

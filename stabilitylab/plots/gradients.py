@@ -21,6 +21,7 @@ from stabilitylab.plots._axes import (
     line,
     log_axis,
     mark_peaks,
+    mark_planted,
     settled,
     shade,
     step_axis,
@@ -109,6 +110,7 @@ def _column(
         log_axis(axes, *limits, times=True)
         axes.axhline(1, color=GREY, linewidth=0.8, zorder=1)
         shade(axes, [(dip.start, dip.stop) for dip in dips], ORANGE, 0.22, "dips")
+        mark_planted(axes, analysis.run)
         line(axes, steps[inside], values, color, linewidth=1.2 if detailed else 0.9)
         mark_peaks(axes, events_of(analysis, "gradients.norm", ["spike"], [name]), steps[inside], values, color)
         if detailed:
@@ -119,6 +121,7 @@ def _column(
         panels[len(lines) // 2].set_ylabel(f"gradient magnitude ({TIMES} its own level)")
     if knn is not None:
         _knn(panels[-1], knn, span, dips, detailed)
+        mark_planted(panels[-1], analysis.run)
 
 
 def _ticks(span: tuple[int, int], detailed: bool) -> int:
@@ -162,6 +165,8 @@ def _legend(figure: Sheet, spikes: list[Event], dips: bool) -> None:
         marks.append(Line2D([], [], linestyle="", marker="|", color=GREY, markersize=9, label="its onset"))
     if dips:
         marks.append(Line2D([], [], color=ORANGE, alpha=0.35, linewidth=7, label="kNN dip"))
+    if has_marks(figure, "planted"):
+        marks.append(Line2D([], [], color=INK, linewidth=0.7, linestyle=":", label="planted disturbance"))
     if has_marks(figure, "not finite"):
         marks.append(Line2D([], [], linestyle="", marker="x", color=INK, label="not finite"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from stabilitylab.errors import InputError
 from stabilitylab.plots._axes import name_rows, nothing_here
 from stabilitylab.plots._style import BLUE, GREEN, GREY, INK, LIGHT, ORANGE, RED, Sheet, headline, house_style
-from stabilitylab.plots._words import count, title_of
+from stabilitylab.plots._words import count, shorten, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -26,7 +26,8 @@ SIZE = (9.0, 6.0)
 CAPTION = (
     "How many steps after the first layer each later layer spikes, as the median over matched events with its "
     "confidence interval; to the right of zero the later layer follows. An interval that crosses zero or runs to the "
-    "edge, or a grey cross, decides nothing; the bars on the right say on how many events each row stands."
+    "edge, or a grey cross, decides nothing; the bars on the right say on how many events each row stands. The small "
+    "tick is a second opinion, the lag at which the curves themselves look most alike; it is dark where it disagrees."
 )
 VERDICTS = MappingProxyType(
     {
@@ -61,19 +62,20 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
+    second = _second_opinion(axes, lags, rows)
     for verdict, (marker, color, _) in VERDICTS.items():
         _rows(axes, lags, rows, verdict, marker, color)
+    _sign(axes, first)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("median lag of the onset behind the first layer (steps), with confidence interval")
     axes.set_ylim(len(lags) - 0.5, -0.5)
     name_rows(axes, [str(name) for name in lags["layer"]], figure, "later layer (nearest the input at the top")
-    axes.set_title(f"← later layer leads {first}", color=GREY, loc="left", fontsize=8.5)
-    axes.set_title(f"later layer follows {first} →", color=GREY, loc="right", fontsize=8.5)
     _counts(bars, lags, rows)
     if not np.isfinite(lags["lag"].to_numpy(dtype=float)).any():
         nothing_here(axes, "no event of the first layer has a match in a later one")
     present = [VERDICTS[name] for name in VERDICTS if (lags["verdict"] == name).any()]
     marks = [Line2D([], [], marker=marker, color=color, linestyle="", label=words) for marker, color, words in present]
+    marks += second
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
     headline(figure, _sentence(lags, first), title_of(analysis.run))
 
@@ -95,6 +97,39 @@ def _rows(axes: Axes, lags: pd.DataFrame, rows: np.ndarray, verdict: str, marker
         markeredgecolor=color if marker == "x" else "white", markeredgewidth=1.5 if marker == "x" else 0.6,
         gid=verdict, zorder=3, clip_on=False,
     )  # fmt: skip
+
+
+def _sign(axes: Axes, first: str) -> None:
+    """Draw what either side of zero means: above the axis, the first layer and a later one, each with its spike."""
+    axes.set_title(f"← later layer leads {shorten(first)}", color=GREY, loc="left", fontsize=8.5)
+    axes.set_title(f"later layer follows {shorten(first)} →", color=GREY, loc="right", fontsize=8.5)
+    for left, shift in ((0.02, -0.05), (0.86, 0.05)):
+        for height, at, color in ((0.07, 0.06, INK), (0.02, 0.06 + shift, GREY)):
+            x = left + np.array([0, at - 0.01, at, at + 0.01, 0.12])
+            y = 1.075 + height + np.array([0, 0, 0.032, 0, 0])
+            axes.plot(x, y, color=color, linewidth=1.0, transform=axes.transAxes, clip_on=False, gid="sign")
+
+
+def _second_opinion(axes: Axes, lags: pd.DataFrame, rows: np.ndarray) -> list[Line2D]:
+    """Draw the lag of the cross-correlation as a small tick, dark where it disagrees; return what the legend says."""
+    if not {"lag_alike", "agrees"} <= set(lags):
+        return []
+    alike, agrees = (lags[name].to_numpy(dtype=float) for name in ("lag_alike", "agrees"))
+    handles = []
+    for part, color, width, words in (
+        (agrees == 1, GREY, 1.0, "curves agree"),
+        (agrees == 0, INK, 2.2, "curves disagree"),
+    ):
+        if part.any():
+            shown = np.clip(alike[part], *axes.get_xlim())
+            axes.plot(
+                shown, rows[part], "|", color=color, markersize=min(13, max(200 / len(rows), 3)), markeredgewidth=width,
+                zorder=2, clip_on=False, gid=words,
+            )  # fmt: skip
+            handles.append(
+                Line2D([], [], marker="|", color=color, linestyle="", markersize=9, markeredgewidth=width, label=words)
+            )
+    return handles
 
 
 def _limit(lags: pd.DataFrame) -> float:

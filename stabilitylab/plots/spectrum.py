@@ -141,7 +141,7 @@ def _decades(axes: Axes, floor: float, top: float, zeros: bool) -> None:
     exponents = np.arange(np.ceil(highest / every) * every, lowest, -every)[::-1]
     ticks = [(10.0**each, f"$10^{{{each:.0f}}}$") for each in exponents if floor < 10.0**each <= top * 2.5]
     ticks = [(floor, "0"), *[tick for tick in ticks if tick[0] > 10 * floor]] if zeros else ticks
-    axes.set_yticks([height for height, _ in ticks], [words for _, words in ticks])
+    axes.set_yticks([height for height, _ in ticks], [words for _, words in ticks], parse_math=True)
 
 
 def _rank(axes: Axes, ranks: pd.Series, dimension: int, collapses: list[Event], span: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import bdtr, stdtrit
 
-__all__ = ["Interval", "mean_interval", "median_interval"]
+__all__ = ["Interval", "mean_interval", "median_interval", "num_beyond"]
 
 CONFIDENCE = 0.95
 
@@ -51,9 +51,15 @@ def median_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> Inter
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     number, median = len(ordered), float(np.median(ordered))
-    ranks = np.arange(number // 2)
-    # so many values from either end can be left out: fewer lie below the median only that seldom
-    beyond = int(np.sum(bdtr(ranks, number, 0.5) <= (1 - confidence) / 2))
+    beyond = num_beyond(number, confidence)
     if beyond == 0:
         return Interval(median, np.nan, np.nan)
     return Interval(median, float(ordered[beyond - 1]), float(ordered[-beyond]))
+
+
+def num_beyond(number: int, confidence: float = CONFIDENCE) -> int:
+    """Return which of so many ordered values, from either end, bounds their median with a confidence; 0 if none does.
+
+    So many can be left out, less one: fewer lie below the median only that seldom.
+    """
+    return int(np.sum(bdtr(np.arange(number // 2), number, 0.5) <= (1 - confidence) / 2))

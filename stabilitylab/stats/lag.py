@@ -1,4 +1,4 @@
-r"""Lead and lag between events: one-to-one matching, sign tests, intervals, and surrogates for association.
+r"""Lead and lag between events: one-to-one matching, sign tests and intervals over clusters.
 
 The sign of a lag, everywhere::
 
@@ -10,23 +10,26 @@ The sign of a lag, everywhere::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import bdtr
 
 __all__ = [
-    "Association",
-    "association",
+    "FEWEST",
+    "by_cluster",
     "cluster",
-    "jitter",
     "match",
-    "max_sign_p",
+    "max_flip_p",
+    "mean_ranks",
     "median_interval",
-    "shift_blocks",
+    "medians_of",
+    "mirrors",
     "sign_p",
-    "signs_of",
+    "signed_ranks",
 ]
+
+FEWEST = 5
+"""With fewer events or clusters nothing is said."""
 
 
 def match(first: np.ndarray, later: np.ndarray, window: float) -> np.ndarray:
@@ -77,137 +80,136 @@ def sign_p(lags: np.ndarray) -> float:
     return min(1.0, 2 * float(bdtr(min(later, sooner), later + sooner, 0.5)))
 
 
-def max_sign_p(signs: np.ndarray, rng: np.random.Generator, draws: int = 4096) -> np.ndarray:
-    """Return p-values of sign tests of many layers at once, corrected for the largest of them.
+def max_flip_p(scores: np.ndarray, rng: np.random.Generator, draws: int = 4096) -> np.ndarray:
+    """Return p-values of the sums of scores of many layers at once, corrected for the largest of them.
 
-    Under no lead, each episode is as likely as its mirror image in time, all layers together: the signs of whole
-    episodes are flipped, exactly for up to 12 episodes, at random for more. Dependence between layers is kept.
+    Under no lead, each episode is as likely as its mirror image in time, all layers together: the scores of whole
+    episodes change sign, in all ways for up to 12 episodes, at random for more. Dependence between layers is kept.
+    With signs as scores it is the sign test, with signed ranks Wilcoxon's.
 
     Args:
-        signs: -1, 0 or 1 for each episode and layer, 0 also where there is no match, shape (E, L).
+        scores: of each episode and layer, negative where the layer comes sooner, 0 where it ties or has no match,
+            shape (E, L).
         rng: for the random flips.
         draws: number of random flips.
 
     Returns:
-        Shape (L,): share of flips whose largest statistic over layers is at least that of this layer.
+        Shape (L,): share of flips whose largest sum over layers, each over its root of summed squares, is at least
+        that of this layer.
 
     References:
         Westfall and Young, 1993, Resampling-based multiple testing.
     """
-    episodes, layers = signs.shape
-    used = np.sqrt(np.maximum((signs != 0).sum(axis=0), 1))
-    observed = np.abs(signs.sum(axis=0)) / used
-    if episodes <= 12:
-        flips = 1.0 - 2.0 * ((np.arange(2**episodes)[:, None] >> np.arange(episodes)) & 1)
-    else:
-        flips = rng.choice([-1.0, 1.0], size=(draws, episodes))
-        flips[0] = 1.0
-    largest = np.abs(flips @ signs / used).max(axis=1, initial=0.0)
+    episodes, layers = scores.shape
+    size = np.sqrt((scores**2).sum(axis=0))
+    scaled = scores / np.where(size > 0, size, 1.0)
+    observed = np.abs(scaled.sum(axis=0))
+    largest = np.abs(mirrors(episodes, rng, draws) @ scaled).max(axis=1, initial=0.0)
     return (largest[:, None] >= observed - 1e-9).mean(axis=0) if layers else np.empty(0)
 
 
-def median_interval(
-    values: np.ndarray, clusters: np.ndarray, rng: np.random.Generator, confidence: float = 0.95, draws: int = 2000
-) -> tuple[float, float]:
-    """Return a bootstrap interval of the median, whole clusters drawn with replacement.
+def mirrors(episodes: int, rng: np.random.Generator, draws: int = 4096) -> np.ndarray:
+    """Return signs that mirror episodes in time, shape (D, episodes): all there are up to 12, else random ones.
 
-    Where every cluster holds one value, the interval is made of the order statistics that the bootstrap's limit
-    names (the binomial interval of a median), so that it does not fall short with few values.
+    The first row leaves all as they are.
+    """
+    if episodes <= 12:
+        return 1.0 - 2.0 * ((np.arange(2**episodes)[:, None] >> np.arange(episodes)) & 1)
+    flips = rng.choice([-1.0, 1.0], size=(draws, episodes))
+    flips[0] = 1.0
+    return flips
+
+
+def signed_ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of the size of each value in its column, with its sign; equal sizes share their mean rank.
+
+    Args:
+        values: shape (E, L); 0 and NaN get 0 and take no rank.
+    """
+    size = np.abs(np.where(np.isnan(values), 0.0, values))
+    size[size == 0] = np.nan
+    return np.where(np.isnan(size), 0.0, np.sign(values) * mean_ranks(size.T).T)
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each value in its row, from 1; equal ones share their mean rank, NaN has none.
+
+    Args:
+        values: shape (R, N).
+    """
+    order = np.sort(values, axis=1)  # NaN comes last
+    ranks = np.full(values.shape, np.nan)
+    for row, (line, each) in enumerate(zip(order, values, strict=True)):
+        known = ~np.isnan(each)
+        line = line[: known.sum()]
+        below, up_to = (np.searchsorted(line, each[known], side=side) for side in ("left", "right"))
+        ranks[row, known] = (below + up_to + 1) / 2
+    return ranks
+
+
+def by_cluster(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Return the median of the values of each cluster, which are one piece of evidence, in the order of the clusters.
 
     Args:
         values: shape (N,).
-        clusters: number of the cluster of each value, shape (N,).
-        rng: for the draws.
-        confidence: of the interval, two-sided.
-        draws: number of bootstrap samples.
-
-    Returns:
-        Both ends; NaN with fewer than five values.
+        clusters: number of the cluster of each, shape (N,).
     """
-    names, member = np.unique(clusters, return_inverse=True)
-    low, high = _order_interval(np.sort(values), confidence)
-    if len(names) == len(values) or np.isnan(low):
-        return low, high
-    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    order = np.argsort(values)
-    total = np.cumsum(weights[:, member[order]], axis=1)
-    middle = np.argmax(total * 2 >= total[:, -1:], axis=1)
-    medians = values[order][middle]
-    tails = np.quantile(medians, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    return min(low, float(tails[0])), max(high, float(tails[1]))
+    order = np.lexsort((values, clusters))
+    _, begins, counts = np.unique(clusters[order], return_index=True, return_counts=True)
+    ordered = values[order]
+    return np.asarray((ordered[begins + (counts - 1) // 2] + ordered[begins + counts // 2]) / 2)
 
 
-def _order_interval(ordered: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the distribution-free interval of the median from order statistics (94 % with five)."""
-    number = len(ordered)
-    ranks = np.arange(number // 2 + 1)
-    inside = np.flatnonzero(2 * bdtr(ranks - 1, number, 0.5) <= 1 - confidence) if number else np.empty(0, dtype=int)
-    rank = int(inside[-1]) if len(inside) else 0
-    if rank == 0 and number >= 5:
-        rank = 1  # of five values, the smallest and the largest enclose the median in 94 %
-    if rank == 0:
-        return float("nan"), float("nan")
-    return float(ordered[rank - 1]), float(ordered[number - rank])
+def median_interval(values: np.ndarray, clusters: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return an interval of the median lag over clusters: what a bootstrap of whole clusters tends to, without draws.
 
-
-class Association(NamedTuple):
-    """How many events of one series have one of another nearby, and how many would by chance."""
-
-    together: int
-    expected: float
-    p: float
-
-
-def association(first: np.ndarray, later: np.ndarray, surrogates: np.ndarray, window: float) -> Association:
-    """Return how many events have a later-series event within a window, against surrogates of the later series.
+    Its ends are order statistics of the medians of the clusters, interpolated so that the interval covers as often as
+    it says. Times are whole steps: equal lags are first spread evenly over their step. (A bootstrap of lags in whole
+    steps jumps from step to step: of 25 with a standard deviation of 2 steps, its interval of 95 % covers 99.8 %.)
 
     Args:
-        first: times, shape (A,).
-        later: times, shape (B,).
-        surrogates: times of the later series under no association, shape (S, B).
-        window: in the unit of the times, both sides.
+        values: in steps, shape (N,).
+        clusters: number of the cluster of each value, shape (N,).
+        confidence: of the interval, two-sided; five clusters reach 94 %.
+
+    Returns:
+        Both ends, which always enclose the median of the clusters; NaN with fewer than five clusters.
+
+    References:
+        Hettmansperger and Sheather, 1986, Confidence intervals based on interpolated order statistics.
     """
-    seen = _near(first, later[None, :], window)[0]
-    chance = _near(first, surrogates, window)
-    p = (1 + int((chance >= seen).sum())) / (1 + len(chance))
-    return Association(int(seen), float(chance.mean()) if len(chance) else 0.0, p)
+    middles = by_cluster(values, clusters)
+    number = len(middles)
+    if number < FEWEST:
+        return float("nan"), float("nan")
+    ordered, median = _spread(middles), float(np.median(middles))
+    ranks = np.arange(1, number // 2 + 1)
+    covers = 1 - 2 * bdtr(ranks - 1, number, 0.5)
+    rank = max(int((covers >= confidence).sum()), 1)
+    wide, narrow = (1 - 2 * float(bdtr(each - 1, number, 0.5)) for each in (rank, rank + 1))
+    inward = max((wide - confidence) / (wide - narrow), 0.0)
+    part = (number - rank) * inward / (rank + (number - 2 * rank) * inward)
+    low = (1 - part) * ordered[rank - 1] + part * ordered[rank]
+    high = (1 - part) * ordered[number - rank] + part * ordered[number - rank - 1]
+    return min(float(low), median), max(float(high), median)
 
 
-def _near(first: np.ndarray, later: np.ndarray, window: float) -> np.ndarray:
-    """Return for each row of later times how many of the first times have one of them within the window."""
-    rows, number = later.shape
-    if number == 0 or len(first) == 0:
-        return np.zeros(rows, dtype=int)
-    low = min(float(later.min()), float(first.min())) - window
-    span = max(float(later.max()), float(first.max())) + window - low + 1.0
-    offset = np.arange(rows)[:, None] * span  # one sorted line holds all rows, each in a stretch of its own
-    line = np.sort(later - low + offset, axis=1).ravel()
-    at = first - low + offset
-    counts = np.searchsorted(line, at + window, side="right") - np.searchsorted(line, at - window, side="left")
-    return (counts > 0).sum(axis=1)
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Return the values in order, equal ones spread evenly over the step around them."""
+    names, counts = np.unique(values, return_counts=True)
+    place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(names, counts) + (place + 0.5) / np.repeat(counts, counts) - 0.5
 
 
-def jitter(times: np.ndarray, width: float, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return surrogates in which each event is moved uniformly within a width on both sides, shape (draws, N)."""
-    return times + rng.uniform(-width, width, size=(draws, len(times)))
+def medians_of(lags: Sequence[np.ndarray], members: Sequence[np.ndarray], episodes: int) -> np.ndarray:
+    """Return the median lag of each episode and layer, NaN without a match, shape (episodes, layers).
 
-
-def shift_blocks(times: np.ndarray, block: float, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return surrogates in which the events of each block of time are rotated together, shape (draws, N).
-
-    What varies more slowly than a block, such as an unstable phase, stays where it is.
+    Args:
+        lags: of the matched pairs of each layer.
+        members: number of the episode of each of them.
+        episodes: how many there are.
     """
-    if len(times) == 0:
-        return np.empty((draws, 0))
-    number = (times // block).astype(int)
-    number -= number.min()
-    by = rng.uniform(0, block, size=(draws, int(number.max()) + 1))[:, number]
-    return (times // block) * block + (times % block + by) % block
-
-
-def signs_of(lags: Sequence[np.ndarray], members: Sequence[np.ndarray], episodes: int) -> np.ndarray:
-    """Return the sign of the summed lag signs of each episode and layer, shape (episodes, layers)."""
-    signs = np.zeros((episodes, len(lags)))
+    medians = np.full((episodes, len(lags)), np.nan)
     for layer, (each, member) in enumerate(zip(lags, members, strict=True)):
-        np.add.at(signs[:, layer], member, np.sign(each))
-    return np.sign(signs)
+        medians[np.unique(member), layer] = by_cluster(each, member)
+    return medians

@@ -1,7 +1,8 @@
 """Level, scale and tails of a series from its own past, blind to what is masked.
 
-Everything counts *samples*: what is masked or missing does not exist for the past, so a level is frozen while an
-event lasts. Levels and scales stand on blocks of 8 samples, which makes the cost linear in the length.
+Everything stands on blocks of 8 samples that lie at fixed places. They are held *folded*: an array (8, B), one row
+for each place within a block, so that all blocks are handled at once. A block with fewer than 4 samples left does not
+exist for the past, so a level is frozen while an event lasts; the cost is linear in the length.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtr, stdtr, stdtrit
 
 __all__ = [
     "PRIOR",
     "Past",
-    "autocorrelation",
+    "Tail",
+    "fold",
+    "level_and_residual",
     "past",
     "past_level",
-    "past_scale",
+    "past_median",
     "runs_of",
-    "tail_chance",
-    "tail_shape",
+    "sum_of_last",
+    "tail_of",
     "tail_threshold",
+    "unfold",
 ]
 
 BLOCK = 8
@@ -36,68 +39,161 @@ FIRST_BLOCKS = 3
 """No level is given before so many blocks are complete (24 samples)."""
 
 SCALE_BLOCKS = 64
-"""The slow scale is the median over so many blocks (512 samples)."""
+"""The scale is the median over so many blocks (512 samples)."""
+
+MEMORY_BLOCKS = 128
+"""The autocorrelation stands on so many blocks (1024 samples)."""
 
 MAD_TO_SD = 1.482602218505602
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
+MIDDLE = 1.325
+"""Distance between the middles of the upper and the lower half of eight normal values, each without its ends."""
+
 
 class Past(NamedTuple):
-    """What the past of each sample says of it; each of shape (T,), NaN where there is too little past."""
+    """What the past says of a series of B blocks; NaN where there is too little past."""
 
-    level: np.ndarray
-    """Expected value."""
     residual: np.ndarray
-    """Value minus level."""
-    innovation: np.ndarray
-    """What the sample before does not explain of the residual, in robust standard deviations of the past."""
+    """Value minus level, folded, shape (8, B)."""
+    whitened: np.ndarray
+    """What the sample before does not explain of the residual, in the unit of the values, folded, shape (8, B)."""
     scale: np.ndarray
-    """Robust standard deviation of that innovation, in the unit of the values."""
-    spread: np.ndarray
-    """Robust standard deviation of the residual, in the unit of the values."""
-    after: np.ndarray
-    """How far the 8 to 24 valid samples that follow fall below the level, as a standard deviation; 0 at the end."""
+    """Robust standard deviation of the whitened residual in the last 512 samples, shape (B,)."""
+    local: np.ndarray
+    """The same, larger where the 32 samples around the block are so much louder that they are a burst, shape (B,)."""
+    offset: np.ndarray
+    """Median residual of the block, shape (B,)."""
     samples: np.ndarray
-    """Number of samples that the scale stands on."""
+    """Number of samples that the scale stands on, shape (B,)."""
     autocorrelation: np.ndarray
-    """Autocorrelation of the residuals at one sample, estimated from the past."""
+    """Autocorrelation of the residual at one sample, shape (B,)."""
+
+    def matched(self) -> np.ndarray:
+        """Return whitened residuals whose sum over a window is the matched filter of a rise that lasts so long.
+
+        A rise is followed by a fall that the autocorrelation does not explain: the sample after counts against it.
+        """
+        following = np.empty_like(self.whitened)
+        following[:-1] = self.whitened[1:]
+        following[-1, :-1] = self.whitened[0, 1:]
+        following[-1, -1:] = np.nan
+        following[np.isnan(following)] = 0.0
+        following *= -self.autocorrelation
+        following += self.whitened
+        return following
 
 
-def past(values: np.ndarray, valid: np.ndarray, floor: float | np.ndarray = 0.0) -> Past:
-    """Return level, residual, whitened innovation and scale of each sample from the valid samples before it.
+def fold(values: np.ndarray) -> np.ndarray:
+    """Return a series (T,) as blocks, shape (8, B), NaN at the end of the last block."""
+    blocks = np.full((BLOCK, -(-len(values) // BLOCK)), np.nan, dtype=values.dtype)
+    whole = len(values) // BLOCK
+    blocks[:, :whole] = values[: whole * BLOCK].reshape(whole, BLOCK).T
+    blocks[: len(values) - whole * BLOCK, whole:] = values[whole * BLOCK :, None]
+    return blocks
+
+
+def unfold(blocks: np.ndarray, length: int) -> np.ndarray:
+    """Return folded values (8, B) as a series of shape (length,)."""
+    return np.ascontiguousarray(blocks.T).reshape(-1)[:length]
+
+
+def delayed(blocks: np.ndarray, by: int = 1) -> np.ndarray:
+    """Return folded values moved to later samples by 1 to 7, NaN at the start."""
+    moved = np.empty_like(blocks)
+    moved[by:] = blocks[:-by]
+    moved[:by, 1:] = blocks[-by:, :-1]
+    moved[:by, :1] = np.nan
+    return moved
+
+
+def past(blocks: np.ndarray, masked: np.ndarray, floor: float = 0.0) -> Past:
+    """Return residual, whitened residual and scale of each sample from the samples before its block.
 
     Args:
-        values: shape (T,); what is not valid may be anything.
-        valid: shape (T,), True where a sample belongs to the past of later ones. A sample that is not valid is
-            still compared with its past.
+        blocks: folded values, shape (8, B); NaN does not count, infinity must not occur.
+        masked: samples that do not belong to the past of later ones, as numbers. They are still compared with their
+            own past.
         floor: smallest scale, in the unit of the values.
     """
-    finite = np.isfinite(values)
-    valid = valid & finite
-    level = past_level(values, valid)
-    residual = np.where(finite, values - level, np.nan)
-    known = valid & np.isfinite(residual)
-    before = np.zeros(len(values), dtype=bool)
-    before[1:] = known[:-1]
-    spread, _ = past_scale(residual, known)
-    spread = np.maximum(spread, floor)
-    phi = autocorrelation(residual, known & before, spread)
-    shifted = np.zeros_like(residual)
-    shifted[1:] = np.where(before[1:], residual[:-1], 0.0)
-    whitened = np.where(before, residual - phi * shifted, residual * np.sqrt(1 - phi**2))
-    scale, count = past_scale(whitened, known)
-    after = _next_depth(residual, known)
-    scale = np.maximum(scale, floor)
+    residual, rough, offset = level_and_residual(blocks, masked)
+    known = _without(residual, masked)
+    phi = _autocorrelation(known, np.maximum(rough, floor))
+    whitened = delayed(known)
+    alone = np.flatnonzero(np.isnan(whitened))  # nothing is known of the sample before
+    whitened *= -phi
+    whitened += residual
+    whitened.ravel()[alone] = residual.ravel()[alone] * np.sqrt(1 - phi[alone % len(phi)] ** 2)
+    quiet = _without(whitened, masked)
+    _, width, good = _order(quiet)
+    count = np.cumsum(good) - good
+    scale = np.maximum(_at(past_median(width[good]), count, 2), floor)
+    local = scale * _burst(quiet, scale)
+    return Past(residual, whitened, scale, local, offset, BLOCK * np.minimum(count, SCALE_BLOCKS), phi)
+
+
+def level_and_residual(blocks: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the residual (8, B), its rough standard deviation (B,), and its median in each block (B,)."""
+    median, width, good = _order(_without(blocks, masked))
+    level, slope = _line(median, good)
+    residual = blocks - level
+    for place in range(1, BLOCK):
+        residual[place] -= place * slope
+    rough = _at(past_median(width[good]), np.cumsum(good) - good, 2)
+    return residual, rough, median - level - (BLOCK - 1) / 2 * slope
+
+
+def _without(blocks: np.ndarray, masked: np.ndarray) -> np.ndarray:
+    """Return folded values with NaN at some samples; the same array where there are none."""
+    if not len(masked):
+        return blocks
+    left = blocks.copy()
+    left[masked % BLOCK, masked // BLOCK] = np.nan
+    return left
+
+
+def _burst(whitened: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return how much louder than usual the surroundings of each block are, one where they are not clearly so.
+
+    Of the windows of four blocks that hold a block the loudest counts: a burst begins and ends anywhere. Each sample
+    counts up to `CLIP`, and what is clearly one-sided does not count, so that neither a spike nor a level that is wrong
+    makes a burst; what is clipped away is put back.
+    """
+    size = np.clip(whitened, -CLIP * scale, CLIP * scale)
+    valid = ~np.isnan(size)
+    size[~valid] = 0.0
+    rise, total, number = size.sum(axis=0), np.abs(size).sum(axis=0), valid.sum(axis=0)
+    rises, totals, numbers = (sum_of_last(np.append(each, np.zeros(3)), 4) for each in (rise, total, number))
+    both_ways = totals - 2 * np.maximum(np.abs(rises) - totals / 5, 0.0)
+    loudness = np.where(numbers >= BLOCK, both_ways / np.maximum(numbers, 1), 0.0)  # of the window that ends there
+    blocks = len(scale)
+    loudest = np.maximum.reduce([loudness[delay : delay + blocks] for delay in range(4)])
     with np.errstate(divide="ignore", invalid="ignore"):
-        innovation = whitened / scale
-    return Past(level, residual, innovation, scale, spread, after, count, phi)
+        louder = np.interp(loudest / scale, _clipped_mean(LOUDER), LOUDER)
+    return np.clip(1 + 5 * (louder - BURST), 1, 1.2 * louder).astype(scale.dtype)
+
+
+CLIP = 1.75
+"""Largest size of a sample in standard deviations."""
+
+LOUDER = np.linspace(1.0, 8.0, 141)
+"""How many times louder surroundings may be."""
+
+BURST = 1.45
+"""So many times louder surroundings are a burst of noise; less may be chance."""
+
+
+def _clipped_mean(sd: np.ndarray) -> np.ndarray:
+    """Return the mean size of a normal value of this standard deviation that is clipped at `CLIP`."""
+    end = CLIP / sd
+    return sd * np.sqrt(2 / np.pi) * (1 - np.exp(-(end**2) / 2)) + 2 * CLIP * ndtr(-end)
 
 
 def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Return the level expected at each sample: a median of block medians, moved along a trend.
 
-    A rising trend is extrapolated as measured; a falling one only as far as each of the last blocks confirms it,
-    because a step down would otherwise put the level below what follows.
+    A rising trend is extrapolated as far as it is more than the noise of the medians; a falling one only as far as
+    each of the last blocks confirms it, because a step down would otherwise put the level below what follows.
 
     Args:
         values: shape (T,).
@@ -106,135 +202,143 @@ def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     Returns:
         Shape (T,); NaN before `FIRST_BLOCKS` blocks are complete.
     """
-    used = values[valid]
-    num_blocks = len(used) // BLOCK
-    if num_blocks < FIRST_BLOCKS:
-        return np.full(len(values), np.nan)
-    medians = _median_of_eight(_blocks(used))
-    flat, up, center = np.full((3, num_blocks), np.nan)
-    for index in range(1, min(num_blocks, 2 * LEVEL_BLOCKS)):  # the first blocks: halves of what there is
+    median, _, good = _order(fold(np.where(valid, values, np.nan)))
+    level, slope = _line(median, good)
+    return unfold(level + np.arange(BLOCK)[:, None] * slope, len(values))
+
+
+def _line(median: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the level at the first sample of each block and its change in a sample, from the blocks before it.
+
+    After a block that does not count the level stays where it would have been without the blocks in between.
+    """
+    medians = median[good]
+    number = len(medians)
+    flat, up, center = np.full((3, number), np.nan, dtype=median.dtype)
+    for index in range(1, min(number, 2 * LEVEL_BLOCKS - 1)):  # the first blocks: halves of what there is
         half = (index + 2) // 2
         recent, earlier = medians[index + 1 - half : index + 1], medians[: index + 1 - half]
         flat[index] = np.median(recent)
         up[index] = (flat[index] - np.median(earlier)) / (BLOCK * (index + 1) / 2)
-        center[index] = BLOCK * (index + 1 - half / 2) - 0.5
-    if num_blocks >= 2 * LEVEL_BLOCKS:
-        four = np.stack([medians[each : num_blocks - 3 + each] for each in range(LEVEL_BLOCKS)])
+        center[index] = BLOCK * half / 2 + 0.5
+    if number >= 2 * LEVEL_BLOCKS:
+        four = np.stack([medians[each : number - 3 + each] for each in range(LEVEL_BLOCKS)])
         smooth = (four.sum(axis=0) - four.max(axis=0) - four.min(axis=0)) / 2  # the median of four
-        at = np.arange(2 * LEVEL_BLOCKS - 1, num_blocks)
-        flat[at] = smooth[at - LEVEL_BLOCKS + 1]
-        up[at] = (flat[at] - smooth[at - 2 * LEVEL_BLOCKS + 1]) / (BLOCK * LEVEL_BLOCKS)
-        center[at] = BLOCK * (at + 1 - LEVEL_BLOCKS / 2) - 0.5
-    change = np.diff(medians, prepend=medians[0]) / BLOCK
+        at = slice(2 * LEVEL_BLOCKS - 1, None)
+        flat[at] = smooth[LEVEL_BLOCKS:]
+        bend = np.abs(np.diff(medians, 2))
+        error = RISE_ERROR * past_median(bend)[2 * LEVEL_BLOCKS - 3 :]
+        rise = np.maximum(smooth[LEVEL_BLOCKS:] - smooth[:-LEVEL_BLOCKS] - error, 0.0)
+        up[at] = rise / (BLOCK * LEVEL_BLOCKS)
+        center[at] = BLOCK * LEVEL_BLOCKS / 2 + 0.5
+    change = np.diff(medians, prepend=medians[:1]) / BLOCK
     down = np.minimum(0.0, np.maximum(change, np.maximum(_shift(change, 1), _shift(change, 2))))
     slope = np.where(up > 0, up, down)
-    count = np.cumsum(valid) - valid
-    block = count // BLOCK - 1
-    level = flat[block] + slope[block] * (count - center[block])
-    return np.where(block >= FIRST_BLOCKS - 1, level, np.nan)
+    count = np.cumsum(good) - good
+    level = _at(flat + slope * center, count, FIRST_BLOCKS)
+    moving = np.append(False, good[:-1]) if len(good) else good
+    return level, np.where(moving, _at(slope, count, FIRST_BLOCKS), 0.0).astype(median.dtype)
 
 
-def past_scale(values: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the robust standard deviation around zero of the valid samples before each one, and their number.
-
-    The slow scale is a median over 64 blocks, by eights; where the last two blocks say much more, they count, so that
-    a burst of noise is met by a scale of its own.
-
-    Returns:
-        Two arrays of shape (T,): the scale (NaN before two blocks are complete) and the number of samples it uses.
-    """
-    used = np.abs(values[valid])
-    num_blocks = len(used) // BLOCK
-    if num_blocks < 2:
-        return np.full(len(values), np.nan), np.zeros(len(values))
-    medians = _median_of_eight(_blocks(used))
-    first = min(num_blocks, SCALE_BLOCKS)
-    number = np.arange(first)
-    growing = np.sort(np.where(number <= number[:, None], medians[:first], np.inf), axis=1)
-    slow = np.empty(num_blocks)
-    slow[:first] = (growing[number, number // 2] + growing[number, (number + 1) // 2]) / 2
-    if num_blocks > SCALE_BLOCKS:
-        eights = _median_of_eight(_blocks(medians))
-        longer = _median_of_eight(sliding_window_view(eights, 8).T)
-        slow[first:] = longer[(np.arange(first, num_blocks) + 1) // 8 - 8]
-    fast = (medians + _shift(medians, 1)) / 2
-    both = np.maximum(slow, 0.6 * fast) * MAD_TO_SD
-    count = np.cumsum(valid) - valid
-    block = count // BLOCK - 1
-    return np.where(block >= 1, both[block], np.nan), np.minimum(count, BLOCK * SCALE_BLOCKS)
+RISE_ERROR = 0.47
+"""Error of the difference of two medians of four blocks, over the median of the second differences of the blocks."""
 
 
-def _blocks(values: np.ndarray) -> np.ndarray:
-    """Return the complete blocks of eight as columns, shape (8, number of blocks)."""
-    return np.ascontiguousarray(values[: len(values) // BLOCK * BLOCK].reshape(-1, BLOCK).T)
+def past_median(values: np.ndarray) -> np.ndarray:
+    """Return the median of the last 64 values, itself included, by eights; of all where there are fewer."""
+    number = len(values)
+    first = min(number, SCALE_BLOCKS)
+    place = np.arange(first)
+    growing = np.sort(np.where(place <= place[:, None], values[:first], np.inf), axis=1)
+    found = np.empty(number, dtype=values.dtype)
+    found[:first] = (growing[place, place // 2] + growing[place, (place + 1) // 2]) / 2
+    if number > SCALE_BLOCKS:
+        eights = _median(_sorted(fold(values)[:, : number // BLOCK]))
+        windows = np.lib.stride_tricks.sliding_window_view(eights, BLOCK)
+        longer = _median(_sorted(np.ascontiguousarray(windows.T)))
+        found[first:] = np.repeat(longer, BLOCK)[first + 1 - SCALE_BLOCKS :][: number - first]
+    return found
 
 
-def _median_of_eight(rows: np.ndarray) -> np.ndarray:
-    """Return the median over the first axis, of length eight, by Batcher's sorting network: all columns at once."""
-    lanes = list(rows)
-    for low, high in NETWORK:
-        lanes[low], lanes[high] = np.minimum(lanes[low], lanes[high]), np.maximum(lanes[low], lanes[high])
-    return (lanes[3] + lanes[4]) / 2
+def _at(values: np.ndarray, count: np.ndarray, least: int) -> np.ndarray:
+    """Return for each block the value of the last counting block before it, NaN where fewer than ``least`` are."""
+    if not len(values):
+        return np.full(len(count), np.nan, dtype=values.dtype)
+    found = values[np.maximum(count - 1, 0)]
+    found[count < least] = np.nan
+    return found
+
+
+def _order(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each block the median, the robust standard deviation, and whether it counts."""
+    ordered = _sorted(blocks)
+    partial = np.flatnonzero(np.isnan(ordered[0]))  # one NaN makes all of its block NaN
+    if len(partial):
+        some = np.sort(blocks[:, partial], axis=0)
+        left = np.isfinite(some).sum(axis=0)
+        place = np.clip((np.arange(BLOCK)[:, None] + 0.5) / BLOCK * left - 0.5, 0, np.maximum(left - 1, 0))
+        below = place.astype(int)
+        above = np.minimum(below + 1, np.maximum(left - 1, 0))
+        low, high = (np.take_along_axis(some, each, axis=0) for each in (below, above))
+        ordered[:, partial] = np.where(left >= BLOCK // 2, low + (place - below) * (high - low), np.nan)
+    width = (ordered[5] + ordered[6] - ordered[1] - ordered[2]) / (2 * MIDDLE)
+    return _median(ordered), width, np.isfinite(width)
+
+
+def _median(ordered: np.ndarray) -> np.ndarray:
+    return (ordered[3] + ordered[4]) / 2
+
+
+def _sorted(blocks: np.ndarray, width: int = 4096) -> np.ndarray:
+    """Return the blocks, each sorted, by Batcher's network: all at once, by parts that stay in the cache."""
+    ordered = np.empty_like(blocks)
+    for start in range(0, blocks.shape[1], width):
+        part = blocks[:, start : start + width].copy()
+        rows, spare = list(part), np.empty_like(part[0])
+        for low, high in NETWORK:
+            np.minimum(rows[low], rows[high], out=spare)
+            np.maximum(rows[low], rows[high], out=rows[high])
+            rows[low], spare = spare, rows[low]
+        for row, values in zip(ordered, rows, strict=True):
+            row[start : start + width] = values
+    return ordered
 
 
 NETWORK = (
     (0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6),
-    (0, 4), (1, 5), (2, 6), (3, 7), (2, 4), (3, 5), (3, 4),
+    (0, 4), (1, 5), (2, 6), (3, 7), (2, 4), (3, 5), (1, 2), (3, 4), (5, 6),
 )  # fmt: skip
-"""Comparisons that sort eight values as far as the two in the middle need it (Batcher, 1968)."""
+"""Comparisons that sort eight values (Batcher, 1968)."""
 
 
-def _next_depth(residual: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return how far the two blocks after the one of each sample fall below their level, as a standard deviation.
-
-    A burst of noise goes down as far as up; the aftermath of a spike stays above the level and counts as nothing.
-    """
-    blocks = _blocks(residual[valid])
-    if blocks.shape[1] < 4:
-        return np.zeros(len(residual))
-    second = np.partition(blocks, 1, axis=0)[1]
-    depth = np.maximum(-(second[1:] + second[:-1]) / 2, 0.0) / SECOND_OF_EIGHT
-    block = (np.cumsum(valid) - valid) // BLOCK
-    return np.append(depth, 0.0)[np.minimum(block + 1, len(depth))]
-
-
-SECOND_OF_EIGHT = 0.8522
-"""Expected depth of the second lowest of eight normal values, in standard deviations."""
-
-
-def autocorrelation(
-    residual: np.ndarray, pairs: np.ndarray, scale: np.ndarray, memory: int = 1024, prior: float = 32.0
-) -> np.ndarray:
-    """Return the autocorrelation at one sample of the residuals before each sample, between 0 and 0.95.
+def _autocorrelation(residual: np.ndarray, scale: np.ndarray, prior: float = 32.0) -> np.ndarray:
+    """Return the autocorrelation at one sample of the residuals before each block, between 0 and 0.95.
 
     Residuals are clipped at three standard deviations, so that a spike does not decide it.
 
     Args:
-        residual: shape (T,).
-        pairs: shape (T,), True where this sample and the one before both count.
-        scale: shape (T,), rough standard deviation of the residuals.
-        memory: number of samples that count.
+        residual: folded, shape (8, B), NaN where it does not count.
+        scale: rough standard deviation of the residuals, shape (B,).
         prior: pairs that the starting value of zero is worth.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.clip(residual / scale, -3.0, 3.0)
-    ratio = np.where(np.isfinite(ratio), ratio, 0.0)
-    length = len(ratio)
-    num_blocks = -(-length // BLOCK)
-    product, square = np.zeros((2, num_blocks * BLOCK))
-    product[1:length] = np.where(pairs[1:], ratio[1:] * ratio[:-1], 0.0)
-    square[1:length] = np.where(pairs[1:], (ratio[1:] ** 2 + ratio[:-1] ** 2) / 2, 0.0)
-    sums = np.stack([each.reshape(num_blocks, BLOCK).sum(axis=1) for each in (product, square)])
-    products, squares = _window_sum(sums, max(1, memory // BLOCK))
+        ratio = residual / scale
+    np.clip(ratio, -3.0, 3.0, out=ratio)
+    earlier = delayed(ratio)
+    product = np.nan_to_num(ratio * earlier).sum(axis=0, dtype=float)
+    np.square(ratio, out=ratio)
+    np.square(earlier, out=earlier)
+    ratio += earlier
+    square = np.nan_to_num(ratio).sum(axis=0, dtype=float) / 2
+    products, squares = sum_of_last(product, MEMORY_BLOCKS), sum_of_last(square, MEMORY_BLOCKS)
     phi = np.clip(products / (squares + prior), 0.0, 0.95)
-    delayed = np.concatenate([[0.0], phi[:-1]])  # a block is judged by the blocks before it
-    return np.repeat(delayed, BLOCK)[:length]
+    return np.append(0.0, phi)[: len(phi)].astype(residual.dtype)  # a block is judged by the blocks before it
 
 
-def _window_sum(values: np.ndarray, width: int) -> np.ndarray:
-    """Return the sum of the last ``width`` values along the last axis, of fewer at the start."""
-    total = np.cumsum(values, axis=-1)
-    total[..., width:] -= total[..., :-width].copy()
+def sum_of_last(values: np.ndarray, width: int) -> np.ndarray:
+    """Return the sum of the last ``width`` values, of fewer at the start."""
+    total = np.cumsum(values)
+    total[width:] -= total[:-width].copy()
     return total
 
 
@@ -243,54 +347,86 @@ def _shift(values: np.ndarray, by: int) -> np.ndarray:
     return np.concatenate([np.repeat(values[:1], min(by, len(values))), values[: max(len(values) - by, 0)]])
 
 
-def tail_shape(innovation: np.ndarray) -> float:
-    """Return one over the degrees of freedom of the Student-t that has the tails of a sample; 0 is normal.
+PRIOR = 0.15
+"""One over the degrees of freedom that are assumed where a sample does not say."""
 
-    They give the observed ratios of outer quantiles to the median absolute deviation: 2 and 0.5 % on the lower side,
-    which upward events do not touch, or 5 % on the upper side where that is clearly wider, but at most `HEAVIEST`:
-    beyond it a long upper tail is taken for what is looked for, or a layer that spikes often would never be seen to
-    spike. A short sample is drawn towards `PRIOR`.
+
+class Tail(NamedTuple):
+    """The upper tail of a sample of noise: a Student-t of its middle and spread."""
+
+    shape: float
+    """One over the degrees of freedom; 0 is normal."""
+    middle: float
+    spread: float
+    """Robust standard deviation."""
+
+    def threshold(self, rate: float) -> float:
+        """Return the value that is exceeded upward with this probability."""
+        return self.middle + self.spread * tail_threshold(self.shape, rate)
+
+    def chance(self, threshold: float) -> float:
+        """Return the probability with which a value is exceeded: the inverse of `threshold`."""
+        freedom = 1 / max(self.shape, 1e-4)
+        distance = (threshold - self.middle) / self.spread
+        return float(stdtr(freedom, -distance * stdtrit(freedom, 0.75) * MAD_TO_SD))
+
+
+def tail_of(sample: np.ndarray, prior: float = PRIOR, worth: float = 1.0) -> Tail:
+    """Return the Student-t that has the tails of a sample.
+
+    The shape is the posterior mean, given how many values lie beyond each of some multiples of the median absolute
+    deviation: of all on the lower side, which upward events do not touch, and of the nearer ones on the upper side.
+    Where these alone are clearly wider they decide, but then up to ``prior``: beyond it a long upper tail is taken for
+    what is looked for, or a layer that spikes often would never be seen to spike.
 
     Args:
-        innovation: any shape, in robust standard deviations; values that are not finite are left out.
+        sample: any shape; values that are not finite are left out.
+        prior: one over the degrees of freedom that are assumed where the sample does not say.
+        worth: number of independent values that each one is worth.
     """
-    sample = innovation[np.isfinite(innovation)]
-    length = len(sample)
-    if length < 50:
-        return PRIOR
-    far, low, middle = np.quantile(sample, [0.005, 0.02, 0.5])
-    center = np.median(np.abs(sample - middle))
+    ordered = np.sort(sample[np.isfinite(sample)], axis=None)
+    if len(ordered) < 50:
+        return Tail(prior, 0.0, 1.0)
+    middle = float(ordered[len(ordered) // 2])
+    center = float(np.median(np.abs(ordered - middle)))
     if center <= 0:
-        return PRIOR
-    below = _inverse_freedom((middle - low) / center, 0.02, length, 150)
-    below = (below + _inverse_freedom((middle - far) / center, 0.005, length, 300)) / 2
-    usual = sample[sample < middle + 1.5 * center * MAD_TO_SD * tail_threshold(below, 5e-5)]  # no obvious event
-    high = np.quantile(usual, 0.95)
-    above = _inverse_freedom((high - middle) / center, 0.05, length, 100) - 3.2 / np.sqrt(length)  # 1.5 errors
-    # what cannot be below zero is estimated too high on average: half a standard error is taken off a long sample
-    below -= 0.6 / np.sqrt(length) * length / (length + 1000)
-    return float(max(below, min(above, HEAVIEST), 0.0))
+        return Tail(prior, 0.0, 1.0)
+    edges = (EDGES * center).astype(ordered.dtype)
+    below = np.searchsorted(ordered, middle - edges[::-1], side="right")[::-1]
+    above = len(ordered) - np.searchsorted(ordered, middle + edges, side="left")
+    lower = _log_shares(len(EDGES)) @ -np.diff(below, append=0)
+    upper = _log_shares(INNER) @ -np.diff(above)[:INNER]
+    shape, _ = _posterior(worth * (lower + upper), prior)
+    wider, error = _posterior(worth * upper, prior)
+    return Tail(max(shape, min(wider - 2 * error, prior)), middle, center * MAD_TO_SD)
 
 
-HEAVIEST = 0.15
-"""One over the degrees of freedom of the heaviest upper tail that counts as noise."""
+EDGES = np.array([0.0, 1.0, 1.5, *np.geomspace(2.0, 16.0, 22)])
+"""Multiples of the median absolute deviation between which values are counted."""
 
-PRIOR = 0.15
-"""One over the degrees of freedom that are assumed where the sample does not say."""
+INNER = 11
+"""Bins of the upper side that count: up to three standard deviations, where what is looked for hardly matters."""
+
+SHAPES = np.linspace(0.0, 0.45, 46)
+"""What one over the degrees of freedom may be."""
 
 
-def _inverse_freedom(ratio: float, tail: float, length: int, prior: float) -> float:
-    """Return one over the degrees of freedom at which Student-t has this ratio, drawn towards `PRIOR`."""
-    inverse, ratios = _ratios(tail)
-    weight = length / (length + prior)
-    return weight * float(np.interp(ratio, ratios, inverse)) + (1 - weight) * PRIOR
+def _posterior(log_likelihood: np.ndarray, prior: float, width: float = 0.1) -> tuple[float, float]:
+    """Return mean and standard deviation of one over the degrees of freedom, from a normal prior."""
+    log_weight = log_likelihood - ((SHAPES - prior) / width) ** 2 / 2
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    mean = float(weight @ SHAPES)
+    return mean, float(np.sqrt(weight @ (SHAPES - mean) ** 2))
 
 
 @cache
-def _ratios(tail: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return one over the degrees of freedom, ascending, and the ratio of the outer quantile to the median |t|."""
-    inverse = np.linspace(1e-4, 0.45, 200)
-    return inverse, -stdtrit(1 / inverse, tail) / stdtrit(1 / inverse, 0.75)
+def _log_shares(bins: int) -> np.ndarray:
+    """Return the logarithm of the share that each of the first bins has of them, shape (number of shapes, bins)."""
+    freedom = 1 / np.maximum(SHAPES, 1e-4)[:, None]
+    beyond = 2 * stdtr(freedom, -EDGES * stdtrit(freedom, 0.75))
+    share = -np.diff(beyond, axis=1, append=0.0)[:, :bins]
+    return np.log(share / share.sum(axis=1, keepdims=True))
 
 
 def tail_threshold(shape: float, rate: float) -> float:
@@ -305,12 +441,6 @@ def tail_threshold(shape: float, rate: float) -> float:
     """
     freedom = 1 / max(shape, 1e-4)
     return float(-stdtrit(freedom, rate) / stdtrit(freedom, 0.75) / MAD_TO_SD)
-
-
-def tail_chance(threshold: float, shape: float) -> float:
-    """Return the probability with which a threshold is exceeded: the inverse of `tail_threshold`."""
-    freedom = 1 / max(shape, 1e-4)
-    return float(stdtr(freedom, -threshold * stdtrit(freedom, 0.75) * MAD_TO_SD))
 
 
 def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stabilitylab.findings import Finding
-from stabilitylab.telling import accuracy, gradients, record
+from stabilitylab.telling import accuracy, couplings, drift, gradients, leads, planted, record, sampling
 from stabilitylab.telling.evidence import Evidence
 
 __all__ = ["Evidence", "tell"]
@@ -12,13 +12,17 @@ __all__ = ["Evidence", "tell"]
 def tell(evidence: Evidence) -> list[Finding]:
     """Return the findings in the order in which a person wants to read them."""
     return [
+        *planted.tell_planted(evidence),
         *record.tell_recording(evidence),
+        *sampling.tell_sampling(evidence),
         *record.tell_divergence(evidence),
         *gradients.tell_spikes(evidence),
-        *gradients.tell_origin(evidence),
-        *gradients.tell_lead(evidence),
+        *leads.tell_origin(evidence),
+        *leads.tell_lead(evidence),
         *accuracy.tell_dips(evidence),
+        *drift.tell_drift(evidence),
         *accuracy.tell_aftermath(evidence),
+        *couplings.tell_couplings(evidence),
         *record.tell_collapse(evidence),
         *record.tell_others(evidence),
         *record.tell_not_judged(evidence),

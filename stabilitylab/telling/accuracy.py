@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from stabilitylab.detectors import dip
 from stabilitylab.detectors.dip import Compared
 from stabilitylab.episodes import aftermath, expected_followers
 from stabilitylab.findings import Finding
 from stabilitylab.leads import FEWEST
 from stabilitylab.phrasing import count, ending, joined, p_value, times
 from stabilitylab.telling.evidence import Evidence
+from stabilitylab.trials import LENGTH, Trials
 
 __all__ = ["tell_aftermath", "tell_dips"]
 
@@ -43,20 +45,26 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
         "measurements": measured, "dips": kinds["dip"], "steps": kinds["step"], "drops": kinds["drop"],
         "in_other_columns": others, "judged": compared.judged, "paired": compared.paired,
     }  # fmt: skip
+    trials = evidence.trials.get("knn.accuracy")
+    if trials is not None:
+        numbers |= {"false_alarms_expected": trials.expected, "planted_found": dict(trials.found)}
     parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
     if measured < 14:
         sentence = f"The kNN accuracy was measured {times(measured)}: too few to tell a dip from its fluctuation."
         return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
     if not events:
-        sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements."
+        sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements{_reach(trials)}."
         return [Finding("dips", sentence, "none", numbers, method, parameters)]
+    curve = frame[label].astype(float).dropna()
     deepest = max(events, key=lambda each: each.height)
     numbers |= {"deepest": deepest.height, "deepest_step": deepest.peak}
+    numbers["area_lost"] = sum(dip.area_lost(each, curve) for each in events)
     said = [count(kinds["dip"], "dip")] if kinds["dip"] else []
     said += [f"{count(kinds['step'], 'step')} down that did not recover"] if kinds["step"] else []
     said += ["one fall that is still open at the end"] if kinds["drop"] else []
     sentence = f"{joined(said)} of the kNN accuracy in {measured:,} measurements; the deepest is "
     sentence += f"{100 * deepest.height:.1f} points at step {deepest.peak:,}."
+    sentence += f" Together they cost {numbers['area_lost']:,.1f} steps at full accuracy."
     gradients = evidence.frames.get("gradients.norm")
     if gradients is not None and not gradients.empty:
         span = (int(frame.index[0]), int(frame.index[-1]))
@@ -66,6 +74,17 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
         sentence += f" {seen} of {len(events)} begin{ending(seen)} within {horizon} steps after a gradient spike"
         sentence += f"; {expected:.1f} would by chance (p = {p_value(p)})."
     return [Finding("dips", sentence, "dips", numbers, method, parameters, tuple(events))]
+
+
+def _reach(trials: Trials | None) -> str:
+    """Say what would have been found of planted dips, and how many are to be expected of noise."""
+    if trials is None:
+        return ""
+    seen = [depth for depth, found in trials.found.items() if found >= 0.8]
+    some = f"one of {100 * min(seen):.0f} points" if seen else f"even one of {100 * max(trials.found):.0f} points"
+    how = "would usually have been found" if seen else "might have been missed"
+    alarms = "fewer than 0.1" if trials.expected < 0.1 else f"{trials.expected:.1f}"
+    return f"; {some} over {LENGTH} measurements {how}, and {alarms} would be expected of noise alone"
 
 
 def tell_aftermath(evidence: Evidence) -> list[Finding]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from stabilitylab.calibration import Calibration
 from stabilitylab.detectors.dip import Compared
+from stabilitylab.detectors.drift import Compared as Beside
+from stabilitylab.detectors.drift import Own
 from stabilitylab.detectors.spike import Resolution
 from stabilitylab.findings import Episode, Event
 from stabilitylab.run import Run
+from stabilitylab.trials import Trials
 
 __all__ = ["Evidence"]
 
@@ -31,6 +35,16 @@ class Evidence:
     compared: Mapping[str, Compared]
     """Column of the accuracy to how its measurements were compared."""
     parameters: Mapping[str, Any]
+    couplings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    companions: tuple[Event, ...] = ()
+    """Events of series that only couplings are about."""
+
+    drifted: Mapping[str, tuple[Own | None, Beside | None]] = field(default_factory=dict)
+    """Column of the accuracy to how it stands against its own past, and against reference runs."""
+    trials: Mapping[str, Trials | None] = field(default_factory=dict)
+    """Series to what its detector does on this run's noise, and on planted events; of the accuracy, of one column."""
+    calibration: Calibration | None = None
+    """What the spike detector does with the resampled noise of the gradients; None where that cannot be said."""
 
     def of(self, *kinds: str, series: str | None = None) -> list[Event]:
         """Return the events of some kinds, of one series or of all."""

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from stabilitylab.detectors import divergence
+from stabilitylab.detectors import collapse, divergence
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined, span
 from stabilitylab.telling.evidence import Evidence
+from stabilitylab.trials import Trials
 
 __all__ = ["tell_collapse", "tell_divergence", "tell_not_judged", "tell_others", "tell_recording"]
 
@@ -46,14 +47,17 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
 def tell_collapse(evidence: Evidence) -> list[Finding]:
     """Say of each tap whether its directions died, and its effective rank."""
     findings = []
-    for name in ("spectrum.representation", "spectrum.projection"):
+    for name in collapse.Detector.series:
         frame = evidence.frames.get(name)
         if frame is None or frame.empty:
             continue
+        place = name.split(".")[1].replace("_", " ")
         tap, about = name.split(".")[1], evidence.run.about(name)
         dimensions, samples = frame.shape[1], about.get("samples")
         measurable = min(dimensions, max(int(samples) - 1, 1)) if samples else dimensions
         events = evidence.of("collapse", series=name)
+        if not events and tap not in TOLD:
+            continue
         numbers: dict[str, Any] = {"tap": tap, "dimensions": dimensions, "samples": samples, "measurable": measurable}
         limits = evidence.parameters.get("collapse", {})
         method = (
@@ -64,24 +68,34 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
             rank = evidence.run.read("spectrum.rank", [tap])[tap].dropna()
             if len(rank):
                 numbers |= {"rank_first": float(rank.iloc[0]), "rank_last": float(rank.iloc[-1])}
+        trials = evidence.trials.get(name)
+        if trials is not None:
+            numbers |= {"false_alarms_expected": trials.expected, "planted_found": dict(trials.found)}
         of = f"{measurable} directions" + (f" ({samples} samples, {dimensions} dimensions)" if samples else "")
         if not events and len(frame) < limits.get("persistence", 3):
-            sentence = f"Too few spectra of the {tap} ({len(frame)}) to speak of collapse."
+            sentence = f"Too few spectra of the {place} ({len(frame)}) to speak of collapse."
             verdict = "not judged"
         elif not events:
-            sentence = f"No collapse of the {tap} in {count(len(frame), 'spectrum', 'spectra')} of {of}."
+            sentence = f"No collapse of the {place} in {count(len(frame), 'spectrum', 'spectra')} of {of}"
+            sentence += f"{_reach(trials)}."
             verdict = "none"
         else:
             verdict = "complete" if any(each.label == "0" for each in events) else "dimensional"
             worst = min(events, key=lambda each: int(each.label))
             until = "to the end" if worst.stop == int(frame.index[-1]) else f"to step {worst.stop:,}"
             what = "All embeddings become equal" if verdict == "complete" else f"{int(worst.height)} of {of} are dead"
-            sentence = f"{what} in the {tap}, from step {worst.start:,} {until}."
+            sentence = f"{what} in the {place}, from step {worst.start:,} {until}."
             numbers |= {"dead": int(worst.height), "since": worst.start, "until": worst.stop}
         if "rank_last" in numbers:
             sentence += f" Effective rank {numbers['rank_first']:.3g} at first, {numbers['rank_last']:.3g} at last."
         findings.append(Finding("collapse", sentence, verdict, numbers, method, limits, tuple(events)))
     return findings
+
+
+def _reach(trials: Trials | None) -> str:
+    """Say what would have been found of planted collapses."""
+    seen = [share for share, found in trials.found.items() if found >= 0.8] if trials is not None else []
+    return f"; {100 * min(seen):.0f} % of them dead would have been found" if seen else ""
 
 
 def tell_recording(evidence: Evidence) -> list[Finding]:
@@ -101,12 +115,12 @@ def tell_recording(evidence: Evidence) -> list[Finding]:
     if not said:
         return []
     method = "norms computed slowly in the first steps, and what the writer could not write"
-    return [Finding("recording", " ".join(said), "; ".join(verdicts), {"self_check": check, "lost": rows}, method)]
+    return [Finding("recording", " ".join(said), verdicts[0], {"self_check": check, "lost": rows}, method)]
 
 
 def tell_others(evidence: Evidence) -> list[Finding]:
     """Say what detectors found that this module does not know."""
-    known = {"spike", "shift", "divergence", "dip", "step", "drop", "collapse"}
+    known = {"spike", "shift", "divergence", "dip", "step", "drop", "drift", "collapse"}
     findings = []
     for kind in sorted({each.kind for each in evidence.events} - known):
         events = tuple(evidence.of(kind))
@@ -115,6 +129,9 @@ def tell_others(evidence: Evidence) -> list[Finding]:
         findings.append(Finding(kind, sentence, "found", {"events": len(events)}, "", {}, events))
     return findings
 
+
+TOLD = ("representation", "projection")
+"""Embeddings that are told of where nothing happened, too."""
 
 WANTED = {
     "gradients.norm": "gradient spikes and which layer leads",

@@ -72,6 +72,27 @@ class Augment(Parameters):
     """How often the first and the second view are solarized: their bright pixels inverted."""
     solarize_threshold: Probability = 0.5
     """Pixels at least as bright as this are inverted, between 0 and 1."""
+    small_crops: int = Field(0, ge=0)
+    """Small crops beside the two views, for the methods that use them (swav, dino)."""
+    small_crop_size: int | None = Field(None, ge=1)
+    """Side of a small crop in pixels, a multiple of the patch size; by default half of that of a view."""
+    small_crop_scale: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.05, 0.25)
+    """Smallest and largest share of the image's area that a small crop covers."""
+    small_blur_probability: Probability = 0.5
+    """How often a small crop is blurred."""
+
+    @property
+    def views(self) -> range:
+        """The numbers of the views: 0 and 1, and from 2 on the small crops."""
+        return range(2 + self.small_crops)
+
+    def side(self, view: int, size: int) -> int:
+        """Return the side of a view in pixels, for views of a size."""
+        return size if view < 2 else self.small_crop_size or size // 2
+
+    def scale(self, view: int) -> tuple[float, float]:
+        """Return the smallest and largest share of the image that a view covers."""
+        return self.crop_scale if view < 2 else self.small_crop_scale
 
 
 class Draw(NamedTuple):
@@ -100,7 +121,7 @@ class Draw(NamedTuple):
 
 
 def draw(augment: Augment, seed: int, step: int, view: int, num: int) -> Draw:
-    """Draw the parameters of one view (0 or 1) of the num images of a step: always the same ones."""
+    """Draw the parameters of one view of the num images of a step, of two or of a small crop: always the same ones."""
     crop_columns = 2 * ATTEMPTS + 2
     u = uniforms((seed, 1, step, view), (num, crop_columns + 14))
     crop_uniforms, u = u[:, :crop_columns], u[:, crop_columns:]
@@ -116,17 +137,17 @@ def draw(augment: Augment, seed: int, step: int, view: int, num: int) -> Draw:
         factors=np.where(jittered, factors, center),
         order=np.argsort(u[:, 4:8], axis=1, kind="stable"),
         gray=u[:, 10] < augment.gray_probability,
-        blur=u[:, 11] < augment.blur_probability[view],
+        blur=u[:, 11] < (augment.blur_probability[view] if view < 2 else augment.small_blur_probability),
         sigma=sigma_low + (sigma_high - sigma_low) * u[:, 12],
-        solarize=u[:, 13] < augment.solarize_probability[view],
+        solarize=u[:, 13] < (augment.solarize_probability[view] if view < 2 else 0.0),
     )
 
 
-def crop(images_NCHW: Tensor, drawn: Draw, augment: Augment, size: int) -> Tensor:
+def crop(images_NCHW: Tensor, drawn: Draw, augment: Augment, size: int, view: int = 0) -> Tensor:
     """Return the drawn crops of float images of one size, resized to (N, C, size, size) and mirrored where drawn."""
     height, width = images_NCHW.shape[2:]
     device = images_NCHW.device
-    boxes = crop_boxes(drawn.crop, height, width, augment.crop_scale, augment.crop_ratio)
+    boxes = crop_boxes(drawn.crop, height, width, augment.scale(view), augment.crop_ratio)
     box_N5 = torch.from_numpy(np.column_stack([boxes, drawn.flip])).to(device, non_blocking=True)
     top_N, left_N, height_N, width_N, flip_N = box_N5.unbind(1)
     rows_NSH = crop_matrices(top_N, height_N, height, size, torch.zeros_like(flip_N, dtype=torch.bool))

@@ -37,8 +37,8 @@ class Batch(NamedTuple):
     """Rows of the training images, int64, shape (N,)."""
     labels: Tensor | None
     """int64, shape (N,), -1 where unknown; None if the data has no labels."""
-    views: tuple[Tensor, Tensor]
-    """Two views of each image, normalized, float32, shape (N, C, S, S), on the device."""
+    views: tuple[Tensor, ...]
+    """Two views of each image, and small crops after them, if any: normalized, float32, (N, C, S, S), on the device."""
     broken: list[str]
     """Names of the images found unreadable in this step for the first time; the next one stands in their place."""
 
@@ -49,7 +49,7 @@ class Crops(NamedTuple):
     step: int
     indices: Tensor
     pixels: tuple[Tensor, ...]
-    """Crops of both views, uint8, shape (N, C, S, S); empty if no image of the batch can be read."""
+    """Crops of all views, uint8, shape (N, C, S, S); empty if no image of the batch can be read."""
     broken: dict[str, str]
 
 
@@ -89,7 +89,12 @@ class Part:
         size = dataset.data.batch_size // world
         self.start, self.stop = rank * size, (rank + 1) * size
         # So large that the smallest crop still has the pixels of a view.
-        self.least = math.ceil(dataset.image_size / math.sqrt(augment.crop_scale[0] * augment.crop_ratio[0]))
+        self.least = max(
+            math.ceil(
+                augment.side(view, dataset.image_size) / math.sqrt(augment.scale(view)[0] * augment.crop_ratio[0])
+            )
+            for view in augment.views
+        )
 
     def indices(self, step: int) -> np.ndarray:
         """Return the rows of the training images in the whole batch of a step, int64, shape (batch_size,)."""
@@ -103,20 +108,20 @@ class Part:
         return whole.rows(self.start, self.stop)
 
     def read(self, step: int) -> Crops:
-        """Decode this rank's image files of a step and cut both views; an unreadable one is replaced by the next."""
-        drawn = [self.draw(step, view) for view in (0, 1)]
+        """Decode this rank's image files of a step and cut all views; an unreadable one is replaced by the next."""
+        drawn = [self.draw(step, view) for view in self.augment.views]
         order = self.indices(step)
         broken: dict[str, str] = {}
         kept: list[int] = []
-        views: tuple[list[Tensor], list[Tensor]] = ([], [])
+        views: list[list[Tensor]] = [[] for _ in drawn]
         for row in range(self.stop - self.start):
             found = self._next_readable(order, self.start + row, broken)
             if found is None:
                 return Crops(step, torch.empty(0, dtype=torch.int64), (), broken)
             kept.append(found[0])
-            for view in (0, 1):
-                views[view].append(self._cut(found[1], drawn[view].rows(row, row + 1)))
-        return Crops(step, torch.tensor(kept), (torch.stack(views[0]), torch.stack(views[1])), broken)
+            for view, each in enumerate(drawn):
+                views[view].append(self._cut(found[1], each.rows(row, row + 1), view))
+        return Crops(step, torch.tensor(kept), tuple(map(torch.stack, views)), broken)
 
     def _next_readable(self, order: np.ndarray, place: int, broken: dict[str, str]) -> tuple[int, Image.Image] | None:
         """Return the first image of the whole batch from a place on that can be read, and note those that cannot."""
@@ -131,14 +136,14 @@ class Part:
                 broken[file] = str(error)
         return None
 
-    def _cut(self, image: Image.Image, drawn: Draw) -> Tensor:
+    def _cut(self, image: Image.Image, drawn: Draw, view: int) -> Tensor:
         """Return one crop, mirrored if drawn, uint8, shape (C, S, S)."""
         from torchvision.transforms.v2 import functional
 
-        box = crop_boxes(drawn.crop, image.height, image.width, self.augment.crop_scale, self.augment.crop_ratio)
-        side = self.dataset.image_size
-        view = functional.resized_crop(image, *box[0].tolist(), size=[side, side], antialias=True)
-        return functional.pil_to_tensor(functional.horizontal_flip(view) if drawn.flip[0] else view)
+        box = crop_boxes(drawn.crop, image.height, image.width, self.augment.scale(view), self.augment.crop_ratio)
+        side = self.augment.side(view, self.dataset.image_size)
+        cut = functional.resized_crop(image, *box[0].tolist(), size=[side, side], antialias=True)
+        return functional.pil_to_tensor(functional.horizontal_flip(cut) if drawn.flip[0] else cut)
 
 
 @lru_cache(maxsize=2)
@@ -149,21 +154,21 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
     return order
 
 
-def _views(part: Part, step: int, crops: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return both views of a step from their crops, float between 0 and 1 on the device."""
+def _views(part: Part, step: int, crops: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Return all views of a step from their crops, float between 0 and 1 on the device."""
     dataset = part.dataset
-    first, second = (
+    return tuple(
         normalized(recolor(cropped, part.draw(step, view), part.augment), dataset.mean, dataset.std)
         for view, cropped in enumerate(crops)
     )
-    return first, second
 
 
 def _batch_in_memory(part: Part, step: int, device: torch.device) -> Batch:
     train = part.dataset.train
     indices = torch.from_numpy(part.indices(step)[part.start : part.stop].copy())
     images = cast(Tensor, train.pixels)[indices].to(device, non_blocking=True).float().div_(255)
-    crops = (crop(images, part.draw(step, view), part.augment, part.dataset.image_size) for view in (0, 1))
+    augment, size = part.augment, part.dataset.image_size
+    crops = (crop(images, part.draw(step, view), augment, augment.side(view, size), view) for view in augment.views)
     return Batch(step, indices, train.labels_of(indices), _views(part, step, crops), [])
 
 

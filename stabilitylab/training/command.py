@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from stabilitylab.errors import InputError
+from stabilitylab.phrasing import occasions
 from stabilitylab.recording.instruments import build_probes
 from stabilitylab.run import Run
 from stabilitylab.target import make_target
@@ -81,6 +82,8 @@ def _plan(setup: Setup) -> Iterator[str]:
     yield f"images: {len(setup.data.train)} for training, {len(setup.data.held_out)} held out, from {setup.data.name}"
     yield f"parameters: {size:,} trainable, {sum(each.numel() for each in method.parameters()):,} in all"
     yield f"layers, in depth order: {', '.join(target.layers.names)} (first: {target.layers.first})"
+    for each in setup.injections.planted():
+        yield f"planted: {each['what']} {occasions(each['spans'])}"
     yield f"steps: {setup.total}, of which {setup.warmup} warm-up; {setup.data.steps_per_epoch} an epoch"
     yield "series"
     log = 0.0

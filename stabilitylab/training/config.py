@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,16 +12,21 @@ from pydantic import Field, PositiveInt, SerializeAsAny, model_validator
 
 from stabilitylab import plugins
 from stabilitylab.errors import InputError
-from stabilitylab.models.vit import Model
+from stabilitylab.models import kind_of, vit
 from stabilitylab.parameters import Parameters, validated
+from stabilitylab.settings import flatten, parse_settings, read_file
 from stabilitylab.training import presets
 from stabilitylab.training.augment import Augment
 from stabilitylab.training.checkpoint import Checkpoints
 from stabilitylab.training.data import Data
+from stabilitylab.training.injections import KINDS, Injection, read
 from stabilitylab.training.optimizers import Optimizer
 from stabilitylab.training.schedules import Schedule
+from stabilitylab.training.stabilizers import Stabilize
 
-__all__ = ["Config", "Train", "describe", "parse_settings", "read_file", "resolve"]
+__all__ = ["Config", "Train", "describe", "flatten", "parse_settings", "read_file", "resolve"]
+
+DEFAULT_METHOD, DEFAULT_MODEL = "moco_v3", "vit"
 
 EITHER = (
     ("train.steps", "train.epochs"),
@@ -45,6 +49,8 @@ class Train(Parameters):
     """cpu, cuda, cuda:1, mps, or auto for the fastest there is."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass; fp16 scales the loss."""
+    initial: Path | None = None
+    """Weights to start from: a run, a checkpoint folder (their backbone), or a published MoCo v3 checkpoint."""
     nonfinite: Literal["stop", "continue"] = "stop"
     """What to do when the loss is not finite."""
     deterministic: bool = False
@@ -76,14 +82,16 @@ class Config(Parameters):
     preset: str
     data: Data
     augment: Augment
-    model: Model
+    model: SerializeAsAny[Parameters]
     method: SerializeAsAny[Parameters]
     optimizer: Optimizer
+    stabilize: Stabilize
     schedule: Schedule
     probes: dict[str, SerializeAsAny[Parameters] | Literal[False]]
     record: Record
     train: Train
     checkpoint: Checkpoints
+    inject: tuple[SerializeAsAny[Injection], ...] = ()
 
     def num_steps(self, steps_per_epoch: int) -> int:
         """Return the number of steps of the training."""
@@ -100,8 +108,9 @@ class Config(Parameters):
 SECTIONS: Mapping[str, type[Parameters]] = {
     "data": Data,
     "augment": Augment,
-    "model": Model,
+    "model": vit.Model,
     "optimizer": Optimizer,
+    "stabilize": Stabilize,
     "schedule": Schedule,
     "record": Record,
     "train": Train,
@@ -121,14 +130,20 @@ def resolve(preset: str, *layers: Mapping[str, Any]) -> Config:
     """
     settings = presets.load(preset)
     for layer in layers:
-        if layer.get("method.name", settings.get("method.name")) != settings.get("method.name"):
-            settings = {name: value for name, value in settings.items() if not name.startswith("method.")}
+        if "model.name" in layer:
+            settings = _with_model(settings, str(layer["model.name"]))
+        if "method.name" in layer:
+            settings = _with_method(preset, settings, str(layer["method.name"]))
+        if "inject" in layer:
+            settings = {name: value for name, value in settings.items() if not name.startswith("inject.")}
         for name, value in layer.items():
             for pair in EITHER:
                 if name in pair and value is not None:
                     settings = {key: old for key, old in settings.items() if key not in pair}
             settings[name] = value
-    kinds = _kinds(str(settings.get("method.name", "moco_v3")))
+    inject = read(settings)
+    settings = {name: value for name, value in settings.items() if name.partition(".")[0] != "inject"}
+    kinds = _kinds(str(settings.get("method.name", DEFAULT_METHOD)), str(settings.get("model.name", DEFAULT_MODEL)))
     _check_names(settings, kinds)
     sections: dict[str, Any] = {}
     for section, kind in kinds.items():
@@ -139,12 +154,39 @@ def resolve(preset: str, *layers: Mapping[str, Any]) -> Config:
         own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
         sections[section] = validated(kind, own, section)
     probes = {key.removeprefix("probes."): sections.pop(key) for key in list(sections) if key.startswith("probes.")}
-    return Config(preset=preset, probes=probes, **sections)
+    return Config(preset=preset, probes=probes, inject=inject, **sections)
 
 
-def _kinds(method: str) -> dict[str, type[Parameters]]:
+def _with_model(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings with another backbone: sizes, and what it does not have, are left out."""
+    if name == settings.get("model.name", DEFAULT_MODEL):
+        return dict(settings)
+    kind = kind_of(name)
+    known = {f"model.{field}" for field in kind.Model.model_fields} - {f"model.{size}" for size in vit.SIZES["vit_s"]}
+    if kind is not vit:
+        known.discard("model.patch_size")
+    kept = {key: value for key, value in settings.items() if not key.startswith("model.") or key in known}
+    return {**kept, "model.name": name}
+
+
+def _with_method(preset: str, settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings with another method: those that it does not have are left out, and its own are laid over."""
+    if name == settings.get("method.name", DEFAULT_METHOD):
+        return dict(settings)
+    kind = plugins.load("methods", name)
+    known = {f"method.{field}" for field in kind.Config.model_fields}
+    kept = {key: value for key, value in settings.items() if not key.startswith("method.") or key in known}
+    own = dict(getattr(kind, "settings", {}).get(preset, {}))
+    for pair in EITHER:
+        if any(key in own for key in pair):
+            kept = {key: value for key, value in kept.items() if key not in pair}
+    return {**kept, **own, "method.name": name}
+
+
+def _kinds(method: str, model: str) -> dict[str, type[Parameters]]:
     """Return the sections, dotted name to the class of their parameters."""
     kinds = dict(SECTIONS)
+    kinds["model"] = kind_of(model).Model
     kinds["method"] = plugins.load("methods", method).Config
     for probe in plugins.names("probes"):
         with suppress(InputError):  # a broken one of somebody else's has no settings, and is left out with its reason
@@ -168,56 +210,30 @@ def _check_names(settings: Mapping[str, Any], kinds: Mapping[str, type[Parameter
         raise InputError(f"no setting is named {name!r}; {hint + ' ' if hint else ''}({rest})")
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return ``key=value`` words as settings; a value is TOML where it can be, else text."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"--set takes key=value, {pair!r} was given")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        settings[name.strip()] = value
-    return settings
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Return the settings of a TOML file, dotted name to value.
-
-    Raises:
-        InputError: if the file is missing or no TOML.
-    """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the configuration {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the configuration {path} is no TOML: {error}") from error
-    return flatten(tree)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def describe(config: Config) -> Iterator[tuple[str, Any, str]]:
     """Yield every setting: its dotted name, its value, and the sentence that says what it is."""
-    for section in ("data", "augment", "model", "method", "optimizer", "schedule", "record", "train", "checkpoint"):
+    for section in (
+        "data",
+        "augment",
+        "model",
+        "method",
+        "optimizer",
+        "stabilize",
+        "schedule",
+        "record",
+        "train",
+        "checkpoint",
+    ):
         yield from _describe(section, getattr(config, section))
     for name, parameters in config.probes.items():
         if parameters is False:
             yield f"probes.{name}", False, "This probe is off."
         else:
             yield from _describe(f"probes.{name}", parameters)
+    for at, injection in enumerate(config.inject):
+        yield from _describe(f"inject[{at}]", injection)
+    if not config.inject:
+        yield "inject", [], f"Disturbances that are planted, a list of tables; their kinds are {', '.join(KINDS)}."
 
 
 def _describe(section: str, parameters: Parameters) -> Iterator[tuple[str, Any, str]]:

@@ -18,10 +18,10 @@ from stabilitylab.errors import InputError
 from stabilitylab.training.colors import normalized
 from stabilitylab.training.data import Dataset
 from stabilitylab.training.decoding import UnreadableImageError, read_image
-from stabilitylab.training.images import stratified
+from stabilitylab.training.images import Images, stratified
 from stabilitylab.training.workers import in_workers
 
-__all__ = ["FixedImages", "fixed_images"]
+__all__ = ["FixedImages", "fixed_images", "images_at"]
 
 EVALUATION_CROP = 0.875
 """Share of the shorter side of an image file that the central crop of the evaluation shows (224 of 256 pixels)."""
@@ -52,7 +52,18 @@ def fixed_images(
     """
     images = dataset.train if which == "bank" else dataset.held_out
     most = dataset.data.bank_images if which == "bank" else dataset.data.held_out_images
-    rows = stratified(images.labels, len(images), most)
+    found = images_at(dataset, images, stratified(images.labels, len(images), most), device)
+    if not len(found.images):
+        raise InputError(f"None of the {which.replace('_', '-')} images of {dataset.name} can be read.")
+    return found
+
+
+def images_at(dataset: Dataset, images: Images, rows: np.ndarray, device: torch.device | str = "cpu") -> FixedImages:
+    """Return some images of a split, resized and cut in the middle; those that cannot be read are left out.
+
+    Raises:
+        InputError: if too many cannot be read.
+    """
     new: list[str] = []
     if images.pixels is not None:
         pixels = _shown(images.pixels[rows], dataset.image_size)
@@ -67,9 +78,9 @@ def fixed_images(
                 else:
                     shown.append(result)
                     readable.append(row)
-        if not shown:
-            raise InputError(f"None of the {len(rows)} {which.replace('_', '-')} images of {dataset.name} can be read.")
-        pixels, rows = torch.stack(shown), np.array(readable)
+        size = dataset.image_size
+        nothing = torch.empty(0, dataset.channels, size, size, dtype=torch.uint8)
+        pixels, rows = torch.stack(shown) if shown else nothing, np.array(readable, dtype=np.int64)
     indices = torch.from_numpy(rows)
     views = normalized(pixels.to(device).float().div_(255), dataset.mean, dataset.std)
     return FixedImages(views, images.labels_of(indices), indices, new)

@@ -75,6 +75,7 @@ class Loop:
             raise Stopped("interrupted")
         if setup.config.train.nonfinite == "stop" and not math.isfinite(loss):
             raise Stopped(f"the loss was {loss} after {batch.step} steps")
+        setup.stabilizers.apply(batch.step)
         self._scaler.step(setup.optimizer)
         self._scaler.update()
         return after - before

@@ -20,17 +20,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stabilitylab import plugins
 from stabilitylab.errors import InputError
-from stabilitylab.models import vit
+from stabilitylab.methods import Images
+from stabilitylab.models import kind_of
 from stabilitylab.probe import HeldOut
 from stabilitylab.recorder import Recorder
+from stabilitylab.target import make_target
 from stabilitylab.training import checkpoint as checkpoints
-from stabilitylab.training import optimizers, schedules
+from stabilitylab.training import optimizers, schedules, weights
 from stabilitylab.training.batches import Batch, batches
 from stabilitylab.training.blame import first_nonfinite
 from stabilitylab.training.config import Config
 from stabilitylab.training.data import Dataset
 from stabilitylab.training.distributed import Ranks, mean_over_ranks
 from stabilitylab.training.fixed_images import fixed_images
+from stabilitylab.training.injections import Injections, Training
+from stabilitylab.training.stabilizers import Stabilizers
 
 __all__ = [
     "Outcome",
@@ -78,7 +82,13 @@ class Setup:
     held_out: HeldOut | None
     total: int
     warmup: int
+    injections: Injections
     timm_arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stabilizers(self) -> Stabilizers:
+        """What is done to the gradients between recording and update."""
+        return self.optimizer.stabilizers  # type: ignore[attr-defined]
 
     @property
     def probes(self) -> dict[str, Any]:
@@ -105,19 +115,30 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     torch.manual_seed(config.train.seed)
     size, channels = data.image_size, data.channels
     kind = plugins.load("methods", config.method.name)  # type: ignore[attr-defined]
-    method = kind(config.method, lambda: vit.build(config.model, size, channels)).to(ranks.device)
-    trainable = [each for each in method.parameters() if each.requires_grad]
+    backbone = kind_of(config.model.name)  # type: ignore[attr-defined]
+    images = Images(len(data.train), len(data.classes) if data.train.labels is not None else 0)
+    method = kind(
+        config.method, lambda: backbone.build(config.model, size, channels, config.augment.small_crops > 0), images
+    ).to(ranks.device)
+    if config.train.initial is not None:
+        weights.find(config.train.initial).load(method)
+    named = {name: each for name, each in method.named_parameters() if each.requires_grad}
     total = config.num_steps(data.steps_per_epoch)
+    layers, shape = make_target(method).layers, (channels, size, size)
+    groups = optimizers.groups_of(config.optimizer, named, layers)
+    optimizer: Any = optimizers.build(config.optimizer, groups, config.data.batch_size)
+    optimizer.stabilizers = Stabilizers(config.stabilize, named, layers, optimizer)
     return Setup(
         config,
         data,
         ranks,
         method,
-        optimizers.build(config.optimizer, trainable, config.data.batch_size),
+        optimizer,
         _held_out(data, ranks, method),
         total,
         config.schedule.warmup(data.steps_per_epoch, total),
-        vit.timm_arguments(config.model, size, channels),
+        Injections(config.inject, Training(method, optimizer, layers, shape, ranks, config.train.seed, total)),
+        backbone.timm_arguments(config.model, size, channels),
     )
 
 
@@ -161,6 +182,7 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
             loss, stopped = loss_and_stop.tolist()
             if config.train.nonfinite == "stop" and not math.isfinite(loss):
                 return _end_nonfinite(setup, recorder, batch, loss)
+            setup.stabilizers.apply(batch.step)
             scaler.step(optimizer)
             scaler.update()
 
@@ -186,7 +208,8 @@ def stream_of(setup: Setup, first: int) -> Generator[Batch]:
     """Return this rank's batches from a step on."""
     config, ranks = setup.config, setup.ranks
     where: dict[str, Any] = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
-    return batches(setup.data, config.augment, seed=config.train.seed, steps=setup.total, first_step=first, **where)
+    stream = batches(setup.data, config.augment, seed=config.train.seed, steps=setup.total, first_step=first, **where)
+    return setup.injections.poison(stream) if config.inject else stream
 
 
 def gradients(setup: Setup, model: nn.Module, scaler: torch.amp.GradScaler, batch: Batch) -> Any:
@@ -194,13 +217,16 @@ def gradients(setup: Setup, model: nn.Module, scaler: torch.amp.GradScaler, batc
     config, optimizer = setup.config, setup.optimizer
     torch.manual_seed(_seed_of(config.train.seed, batch.step, setup.ranks.rank))
     rate = config.optimizer.rate(config.data.batch_size)
+    rate *= schedules.factor(config.schedule, batch.step, setup.warmup, setup.total)
+    rate *= setup.stabilizers.rate_factor(batch.step)
     for group in optimizer.param_groups:
-        group["lr"] = rate * schedules.factor(config.schedule, batch.step, setup.warmup, setup.total)
-
+        group["lr"] = optimizers.rate_of(config.optimizer, group, rate, batch.step)
+    setup.injections.before(batch.step)
     with _autocast(config, setup.ranks):
-        output = model(batch.views, batch.step / setup.total)
+        output = model(batch.views, batch.step / setup.total, batch.indices, batch.labels)
     optimizer.zero_grad()
     scaler.scale(output.loss).backward()
+    setup.injections.after()
     scaler.unscale_(optimizer)
     return output
 
@@ -214,13 +240,15 @@ def recorder_of(setup: Setup, out: Path, first: int, **changes: Any) -> Recorder
         "first_step": first,
         "config": setup.config.to_json(),
         "seed": setup.config.train.seed,
+        "planted": setup.injections.planted(),
     }
     return Recorder(out, setup.method, setup.optimizer, **{**arguments, **changes})
 
 
 def seen(setup: Setup, batch: Batch, output: Any) -> dict[str, Any]:
     """Return what the recorder is told of a step besides its loss."""
-    outputs = _with_batch(output.outputs, batch, setup.ranks)
+    told = {f"diagnostics.{name}": value for name, value in output.diagnostics.items()}
+    outputs = _with_batch({**output.outputs, **told}, batch, setup.ranks)
     return {"outputs": outputs, "scalars": output.scalars, "images": setup.config.data.batch_size}
 
 
@@ -269,7 +297,7 @@ def _end_nonfinite(setup: Setup, recorder: Recorder, batch: Batch, loss: float) 
     def forward() -> None:
         torch.manual_seed(_seed_of(setup.config.train.seed, batch.step, ranks.rank))
         with _autocast(setup.config, ranks):
-            setup.method(batch.views, batch.step / total)
+            setup.method(batch.views, batch.step / total, batch.indices, batch.labels)
 
     where = first_nonfinite(setup.method, forward)
     recorder.status, recorder.message = "failed", f"the loss is {loss} at step {batch.step}; first not finite: {where}"
@@ -288,7 +316,11 @@ def _save(out: Path, done: int, setup: Setup, recorder: Recorder, scaler: torch.
         return
     method: Any = setup.method
     state = checkpoints.State(
-        done, method.state_dict(), setup.optimizer.state_dict(), recorder.state(), scaler.state_dict()
+        done,
+        method.state_dict(),
+        setup.optimizer.state_dict(),
+        recorder.state() | setup.stabilizers.state(),
+        scaler.state_dict(),
     )
     keep = setup.config.checkpoint.keep
     checkpoints.save(out, state, method.backbone.state_dict(), setup.timm_arguments, keep)
@@ -299,4 +331,5 @@ def _restore(state: checkpoints.State, setup: Setup, recorder: Recorder, scaler:
     setup.optimizer.load_state_dict(dict(state.optimizer))
     if state.scaler:
         scaler.load_state_dict(dict(state.scaler))
+    setup.stabilizers.load_state(state.probes)
     recorder.load_state({name: value.to(setup.ranks.device) for name, value in state.probes.items()})

@@ -2,6 +2,9 @@
 
 ``python tests/benchmarks/analysis_speed.py [steps] [tensors] [layers]``; the limits are 15 s and 1.5 GB.
 Beside it, in the same process, pandas' rolling median and MAD of one layer, times the number of layers.
+
+``python tests/benchmarks/analysis_speed.py --detector [steps] [labels]``: the spike detector alone, 1,000,000 steps
+x 150 labels by default, time and memory above the input; the limits are 10 s and 3 GB on two idle cores.
 """
 
 import resource
@@ -44,6 +47,31 @@ def rolling(path: str, ours: float) -> None:
     )
 
 
+def detector(steps: int = 1_000_000, labels: int = 150) -> None:
+    import numpy as np
+    import pandas as pd
+
+    from stabilitylab.detectors.spike import Detector
+
+    rng = np.random.default_rng(0)
+    values = np.exp(0.25 * rng.standard_normal((steps, labels), dtype=np.float32))
+    values[1000::1500] *= 6
+    frame = pd.DataFrame(values)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, cpu = time.perf_counter(), time.process_time()
+    events = Detector().detect("gradients.norm", frame, {})
+    wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    print(f"{steps:,} steps x {labels} labels: {wall:.1f} s, {cpu:.1f} s of CPU, {1e9 * cpu / values.size:.0f} ns a")
+    print(f"sample, {memory:.2f} GiB above the input; {len(events):,} events")
+    column = np.log(pd.Series(values[:20_000, 0].astype(float)))
+    cpu_of_theirs = time.process_time()
+    level = column.rolling(500).median()
+    (column - level).abs().rolling(500).median()
+    theirs = (time.process_time() - cpu_of_theirs) * values.size / len(column)
+    print(f"pandas rolling median and MAD of as much: {theirs:.0f} s of CPU, {theirs / cpu:.1f} times (part measured)")
+
+
 def main(steps: int = 100_000, tensors: int = 150, layers: int = 15) -> None:
     from stabilitylab import synthetic
 
@@ -63,5 +91,7 @@ def main(steps: int = 100_000, tensors: int = 150, layers: int = 15) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
         measure(sys.argv[2])
+    elif sys.argv[1:2] == ["--detector"]:
+        detector(*map(int, sys.argv[2:]))
     else:
         main(*map(int, sys.argv[1:]))

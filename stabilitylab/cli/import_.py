@@ -1,0 +1,76 @@
+"""``stabilitylab import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stabilitylab.cli._options import plainly
+from stabilitylab.errors import InputError
+
+if TYPE_CHECKING:
+    from stabilitylab.importing import Plan
+
+__all__ = ["import_"]
+
+
+@click.command("import")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE...")
+@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="The run folder that is made.")
+@click.option("--map", "maps", multiple=True, metavar="PATTERN=SERIES", help="Where columns go; repeatable.")
+@click.option("--step", metavar="COLUMN", help="The column of the steps, where it is not found by its name.")
+@click.option("--dry-run", is_flag=True, help="Print what would become of each column, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@plainly
+def import_(
+    sources: tuple[Path, ...], out: Path | None, maps: tuple[str, ...], step: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Make a run of what somebody else logged.
+
+    SOURCE: TensorBoard event files or their folder, W&B history (JSON, JSON lines, CSV), a CSV or Parquet table with
+    a column of steps; several files of one run in the order in which they were written.
+
+    PATTERN is a regular expression for the whole name of a column; its group 'label' becomes the label:
+    --map 'grad/(?P<label>.*)=gradients.norm' --map 'train/loss=training.loss'. An empty SERIES leaves columns out.
+    """
+    import json
+
+    from stabilitylab.importing import import_run, survey
+
+    if out is None and not dry_run:
+        raise InputError("--out is missing: the run folder that is made; or --dry-run to look first")
+    if dry_run or out is None:
+        plan = survey(sources, maps, step)
+        notes = plan.notes()
+    else:
+        plan, notes = import_run(sources, out, maps, step)
+    if as_json:
+        listed = {"columns": plan.rows(), "left_out": plan.left_out, "notes": notes}
+        click.echo(json.dumps(listed, indent=1, allow_nan=False))
+        return
+    _tell(plan, notes)
+    if out is not None and not dry_run:
+        click.echo(f"imported into {out}; next: stabilitylab analyze {out}")
+
+
+def _tell(plan: Plan, notes: list[str]) -> None:
+    """Print where each column goes, what is left out, and what is to be known."""
+    from stabilitylab.phrasing import count
+
+    for row in plan.rows():
+        every = f"at step {row['first']:,}" if row["values"] == 1 else _often(row["every"])
+        target = row["series"] if row["series"].startswith("imported.") else f"{row['series']} {row['label']}"
+        odd = f", {row['nonfinite']:,} not finite" if row["nonfinite"] else ""
+        click.echo(f"{row['column']} -> {target}: {count(row['values'], 'value')} {every}{odd}")
+    if plan.layers is not None:
+        click.echo(f"layers, in depth order: {', '.join(plan.layers.names)} (first: {plan.layers.first})")
+    for name, why in plan.left_out.items():
+        click.echo(f"left out: {name} ({why})")
+    for note in notes:
+        click.echo(f"note: {note}")
+
+
+def _often(every: float) -> str:
+    return "every step" if every == 1 else f"about every {every:,.3g} steps"

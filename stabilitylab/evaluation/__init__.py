@@ -1,0 +1,1 @@
+"""What a backbone has learned: nearest neighbors, linear classifiers, effective ranks."""

@@ -1,0 +1,146 @@
+"""What a backbone has learned, as rows of a table: each number with its interval over images and over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from scipy.stats import binomtest
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stabilitylab.evaluation.features import Features
+from stabilitylab.evaluation.knn import neighbors, vote
+from stabilitylab.evaluation.linear import logistic_regression, train_linear
+from stabilitylab.parameters import Parameters
+from stabilitylab.stats import spectrum
+
+__all__ = ["Judging", "judge"]
+
+CONFIDENCE = 0.95
+
+
+class Judging(Parameters):
+    """How a backbone is judged."""
+
+    knn: bool = True
+    """Whether nearest neighbors vote."""
+    k: tuple[PositiveInt, ...] = (1, 10, 20, 100, 200)
+    """Numbers of neighbors; those larger than the training set are left out."""
+    temperature: tuple[float, ...] = (0.02, 0.07, 0.2)
+    """A neighbor votes with exp(cosine / temperature)."""
+    linear: bool = True
+    """Whether linear classifiers are trained by SGD."""
+    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    """Their learning rates per 256 samples."""
+    epochs: PositiveInt = 90
+    """Passes over the training images."""
+    batch_size: PositiveInt = 1024
+    """Samples in a step of the linear classifiers."""
+    seeds: PositiveInt = 3
+    """So many times the linear classifiers are trained."""
+    logistic: bool = True
+    """Whether a logistic regression is fitted, the quick way to nearly the same number."""
+    ranks: bool = True
+    """Whether effective ranks of the held-out representations are told."""
+    rank_images: int = Field(10_000, ge=2)
+    """At most so many images for the ranks."""
+    validation: float = Field(0.1, gt=0, lt=1)
+    """Part of the training images on which the best number of neighbors, temperature and learning rate are chosen."""
+
+
+def judge(train: Features, held_out: Features, judging: Judging, told: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Return a row for each measure: its name, value, interval, and what it was chosen among.
+
+    What is chosen (neighbors, temperature, learning rate) is chosen on a part of the training images, never on the
+    held-out ones. Intervals of accuracies are Wilson's over images; ``sd_seeds`` is the deviation over seeds.
+
+    Args:
+        train: features of the training images.
+        held_out: of the images that are judged.
+        judging: what is measured.
+        told: hears what is being done.
+    """
+    classes = int(torch.cat([train.labels, held_out.labels]).max()) + 1
+    fit, check = _split(train, judging.validation)
+    rows = []
+    if judging.knn:
+        told("nearest neighbors")
+        rows.append(_knn(train, held_out, fit, check, classes, judging))
+    if judging.linear:
+        told(f"linear classifiers: {len(judging.rates)} learning rates, {judging.seeds} seeds, {judging.epochs} epochs")
+        rows.append(_linear(train, held_out, fit, check, classes, judging))
+    if judging.logistic:
+        told("logistic regression")
+        right = logistic_regression(train.values, train.labels, held_out.values) == held_out.labels
+        rows.append(_accuracy("logistic regression", right, {}))
+    if judging.ranks:
+        rows += _ranks(held_out.values[: judging.rank_images])
+    return rows
+
+
+def _split(train: Features, part: float) -> tuple[Features, Features]:
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))
+    number = max(1, round(part * len(order)))
+    check, fit = order[:number], order[number:]
+    return Features(train.values[fit], train.labels[fit]), Features(train.values[check], train.labels[check])
+
+
+def _accuracy(name: str, right: Tensor, about: dict[str, Any]) -> dict[str, Any]:
+    number, successes = len(right), int(right.sum())
+    interval = binomtest(successes, number).proportion_ci(CONFIDENCE, method="wilson")
+    row = {"measure": name, "value": successes / number, "low": float(interval.low), "high": float(interval.high)}
+    return {**row, "images": number, **about}
+
+
+def _knn(
+    train: Features, held_out: Features, fit: Features, check: Features, classes: int, judging: Judging
+) -> dict[str, Any]:
+    ks = [each for each in judging.k if each <= len(fit.labels)] or [1]
+    grid = [(k, temperature) for k in ks for temperature in judging.temperature]
+
+    def right(bank: Features, queries: Features) -> dict[tuple[int, float], Tensor]:
+        found = neighbors(normalize(queries.values, dim=1), normalize(bank.values, dim=1), max(ks))
+        voted = vote(found[0], bank.labels[found[1]], classes, grid)
+        return {key: value == queries.labels for key, value in voted.items()}
+
+    checked = right(fit, check)
+    chosen = max(grid, key=lambda key: float(checked[key].float().mean()))
+    scores = right(train, held_out)
+    every = [{"k": k, "temperature": t, "value": float(scores[k, t].float().mean())} for k, t in grid]
+    return _accuracy("kNN", scores[chosen], {"k": chosen[0], "temperature": chosen[1], "grid": every})
+
+
+def _linear(
+    train: Features, held_out: Features, fit: Features, check: Features, classes: int, judging: Judging
+) -> dict[str, Any]:
+    options: dict[str, int] = {"epochs": judging.epochs, "batch_size": judging.batch_size}
+
+    def right(learn: Features, look: Features, rates: Sequence[float], seed: int) -> Tensor:
+        weight_RDC, bias_RC = train_linear(learn.values, learn.labels, classes, rates, seed=seed, **options)
+        return (look.values @ weight_RDC + bias_RC[:, None]).argmax(dim=2) == look.labels
+
+    scores = right(fit, check, judging.rates, 0).float().mean(dim=1)
+    rate = judging.rates[int(scores.argmax())]
+    found = torch.stack([right(train, held_out, [rate], seed)[0] for seed in range(judging.seeds)]).float()
+    row = _accuracy("linear probe", found[0].bool(), {"rate": rate, "grid": dict(zip(map(str, judging.rates),
+                    scores.tolist(), strict=True))})  # fmt: skip
+    means = found.mean(dim=1)
+    sd = float(means.std()) if judging.seeds > 1 else None
+    return {**row, "seeds": judging.seeds, "mean_seeds": float(means.mean()), "sd_seeds": sd}
+
+
+def _ranks(features: Tensor) -> list[dict[str, Any]]:
+    values = features.double().numpy()
+    centered = values - values.mean(axis=0)
+    eigenvalues = np.maximum(np.linalg.eigvalsh(centered.T @ centered / max(len(values) - 1, 1))[::-1], 0.0)
+    found = {
+        "effective rank": spectrum.effective_rank(np.sqrt(eigenvalues)),
+        "RankMe": spectrum.rankme(np.linalg.svd(values, compute_uv=False)),
+        "participation ratio": spectrum.participation_ratio(eigenvalues),
+    }
+    size = {"images": len(values), "dimensions": values.shape[1]}
+    return [{"measure": name, "value": float(value), **size} for name, value in found.items()]

@@ -1,0 +1,127 @@
+"""What an import makes of a log: series, their columns, what is left out, and what must be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stabilitylab.importing.mapping import PER_PARAMETER, Pattern, layers_in, place
+from stabilitylab.importing.reading import Column, Log
+from stabilitylab.layers import Layers
+
+__all__ = ["Plan", "Series", "make_plan"]
+
+PERCENT = 1.5
+"""An accuracy above this is in percent."""
+
+
+@dataclass
+class Series:
+    """One series of the run."""
+
+    name: str
+    columns: list[int]
+    """Numbers of the columns of the log, in the order of the labels."""
+    labels: list[str]
+    factor: float = 1.0
+    """What the values are multiplied by."""
+    estimated: bool = False
+    """Whether they are norms of histograms."""
+
+    @property
+    def per_parameter(self) -> bool:
+        """Whether its rows must be whole: a value that is missing is not one that is not finite."""
+        return self.name in PER_PARAMETER and len(self.columns) > 1
+
+
+@dataclass
+class Plan:
+    """What becomes of a log."""
+
+    log: Log
+    series: list[Series]
+    layers: Layers | None
+    left_out: dict[str, str]
+    """Column to the reason."""
+    kept_apart: dict[str, str] = field(default_factory=dict)
+    """Column that is a series of its own although a pattern matches it, to the reason."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what the user is shown: one record for each column of the log that is imported."""
+        found = []
+        for series in self.series:
+            for number, label in zip(series.columns, series.labels, strict=True):
+                column = self.log.columns[number]
+                every = (column.last - column.first) / max(column.count - 1, 1)
+                found.append(
+                    {
+                        "column": column.name, "series": series.name, "label": label, "values": column.count,
+                        "first": column.first, "last": column.last, "every": every, "nonfinite": column.nonfinite,
+                    }
+                )  # fmt: skip
+        return found
+
+    def notes(self) -> list[str]:
+        """Return what could not be read, and other things to know, one sentence each."""
+        said = []
+        for file in self.log.files:
+            for what, number in file.facts.counts.items():
+                if number or "for want of" in what:
+                    said.append(f"{file.source.path}: {f'{number:,} ' if number else ''}{what}")
+        for name, why in self.kept_apart.items():
+            said.append(f"{name} is a series of its own: {why}")
+        for series in self.series:
+            if series.factor != 1:
+                said.append(f"{series.name} is in percent in the log; divided by {1 / series.factor:g}")
+            if series.estimated:
+                said.append(f"{series.name} is estimated from histograms, as exactly as their bins are narrow")
+        return said
+
+
+def make_plan(log: Log, given: Sequence[Pattern], apart: dict[str, str] | None = None) -> Plan:
+    """Return what becomes of the columns of a log.
+
+    Args:
+        log: that was read.
+        given: patterns of the user.
+        apart: columns that must not go where their patterns say, to the reason.
+    """
+    apart = apart or {}
+    number = {column.name: at for at, column in enumerate(log.columns) if column.count}
+    left_out = {name: why for file in log.files for name, why in file.facts.ignored.items() if name not in number}
+    left_out |= {column.name: "no values" for column in log.columns if not column.count}
+    places = place({name: log.columns[at].histogram for name, at in number.items()}, given, apart)
+    members: dict[str, dict[str, int]] = {}
+    kept_apart = dict(apart)
+    for name, target in places.items():
+        if target.series:
+            members.setdefault(target.series, {})[target.label] = number[name]
+            if target.why:
+                kept_apart[name] = target.why
+        else:
+            left_out[name] = target.why
+    made: list[Series] = []
+    layers: Layers | None = None
+    for name in sorted(members, key=lambda each: (each.startswith("imported."), each)):
+        labels = list(members[name])
+        if name in PER_PARAMETER:
+            labels, own = layers_in(labels)
+            layers = layers or own
+        columns = [log.columns[members[name][label]] for label in labels]
+        made.append(
+            Series(
+                name, [members[name][label] for label in labels], labels, _factor(name, columns), _hist(log, columns)
+            )
+        )
+    return Plan(log, made, layers, left_out, kept_apart)
+
+
+def _factor(name: str, columns: Sequence[Column]) -> float:
+    return 0.01 if name == "knn.accuracy" and any(PERCENT < each.largest <= 100 for each in columns) else 1.0
+
+
+def _hist(log: Log, columns: Sequence[Column]) -> bool:
+    """Tell whether norms were estimated from bins; the histograms of TensorBoard hold the sum of squares itself."""
+    tables = any(file.source.kind != "tensorboard" for file in log.files)
+    return tables and any(each.histogram for each in columns)

@@ -1,0 +1,139 @@
+"""Logs read from end to end: which columns there are, where they begin and end, and what could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stabilitylab.errors import InputError
+from stabilitylab.importing.events import read_events
+from stabilitylab.importing.history import read_history
+from stabilitylab.importing.sources import Source
+from stabilitylab.importing.spool import Spool
+from stabilitylab.importing.tables import read_csv, read_parquet
+from stabilitylab.importing.values import Facts, Values
+
+__all__ = ["FOREVER", "Column", "File", "Log", "read"]
+
+FOREVER = np.iinfo("int64").max
+
+
+@dataclass
+class Column:
+    """One column over all files."""
+
+    name: str
+    histogram: bool
+    count: int = 0
+    first: int = FOREVER
+    last: int = -1
+    largest: float = -np.inf
+    """Of its finite values."""
+    nonfinite: int = 0
+
+    def add(self, each: Values) -> None:
+        """Count values."""
+        finite = np.isfinite(each.values)
+        self.count += len(each.steps)
+        self.nonfinite += int((~finite).sum())
+        if len(each.steps):
+            self.first, self.last = min(self.first, int(each.steps.min())), max(self.last, int(each.steps.max()))
+        self.largest = max(self.largest, float(each.values[finite].max(initial=-np.inf)))
+
+
+@dataclass
+class File:
+    """One file, once it is read."""
+
+    source: Source
+    facts: Facts = field(default_factory=Facts)
+    columns: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Number of each of its columns to the first and the last step there."""
+
+    @property
+    def first(self) -> int:
+        """The first step of all."""
+        return min((first for first, _ in self.columns.values()), default=FOREVER)
+
+
+@dataclass
+class Log:
+    """All files of one run."""
+
+    columns: list[Column]
+    files: list[File]
+
+    def limits(self) -> np.ndarray:
+        """Return from which step on the values of a file do not count, shape (files, columns).
+
+        A file that shares a column with an earlier one, and was begun when that one had ended, continues it: from its
+        first step on, it replaces what the earlier file holds. A value at that very step stays where the later file
+        does not have its column.
+        """
+        limits = np.full((len(self.files), len(self.columns)), FOREVER)
+        for at, earlier in enumerate(self.files):
+            for later in self.files[at + 1 :]:
+                beside = earlier.source.path.parent == later.source.path.parent
+                if later.facts.purge is not None and beside:
+                    limits[at] = np.minimum(limits[at], later.facts.purge)
+                if not later.columns.keys() & earlier.columns.keys() or _at_once(earlier.facts, later.facts):
+                    continue
+                own = np.zeros(len(self.columns), dtype=bool)
+                own[list(later.columns)] = True
+                limits[at] = np.minimum(limits[at], np.where(own, later.first, later.first + 1))
+        return limits
+
+    def last_of(self, column: int, limits: np.ndarray) -> int:
+        """Return the last step of a column that counts."""
+        ends = [
+            min(file.columns[column][1], int(limits[at, column]) - 1)
+            for at, file in enumerate(self.files)
+            if column in file.columns
+        ]
+        return max(ends, default=-1)
+
+
+def _at_once(earlier: Facts, later: Facts) -> bool:
+    """Tell whether two files were written at the same time, as by two writers, as far as their clocks tell."""
+    return earlier.clock is not None and later.clock is not None and later.clock[0] < earlier.clock[1]
+
+
+def read(sources: Sequence[Source], step: str | None, spool: Spool | None = None) -> Log:
+    """Read all files.
+
+    Args:
+        sources: in the order in which they were written.
+        step: the column of the steps in tables and histories, where it is not found by its name.
+        spool: keeps the values; without one they are only counted.
+
+    Raises:
+        InputError: if one cannot be read, or all of them hold no numbers.
+    """
+    log = Log([], [])
+    numbers: dict[str, int] = {}
+    for at, source in enumerate(sources):
+        file = File(source)
+        log.files.append(file)
+        for each in _values(source, step, file.facts):
+            number = numbers.setdefault(each.name, len(numbers))
+            if number == len(log.columns):
+                log.columns.append(Column(each.name, each.histogram))
+            log.columns[number].add(each)
+            if len(each.steps):
+                first, last = file.columns.get(number, (FOREVER, -1))
+                file.columns[number] = (min(first, int(each.steps.min())), max(last, int(each.steps.max())))
+                if spool is not None:
+                    spool.add(number, at, each.steps, each.values)
+    if not any(column.count for column in log.columns):
+        names = ", ".join(str(source.path) for source in sources)
+        raise InputError(f"{names}: there is no number in it that has a step")
+    return log
+
+
+def _values(source: Source, step: str | None, facts: Facts) -> Iterator[Values]:
+    if source.kind == "tensorboard":
+        return read_events(source, facts)
+    reader = {"csv": read_csv, "parquet": read_parquet, "json": read_history}[source.kind]
+    return reader(source, step, facts)

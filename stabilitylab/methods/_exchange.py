@@ -1,0 +1,38 @@
+"""What every method is built for, and what it returns for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+__all__ = ["UNKNOWN", "Images", "MakeBackbone", "Output"]
+
+MakeBackbone = Callable[[], nn.Module]
+"""Returns a new backbone with ``num_features``: images (N, C, H, W) to (N, num_features)."""
+
+
+class Images(NamedTuple):
+    """The training images as a whole."""
+
+    number: int = 0
+    """How many there are; 0 where it is not known."""
+    classes: int = 0
+    """How many classes their labels have; 0 without labels."""
+
+
+UNKNOWN = Images()
+"""Images of which nothing is known."""
+
+
+class Output(NamedTuple):
+    """The loss, the named outputs for the probes (detached), and numbers about the step."""
+
+    loss: Tensor
+    outputs: Mapping[str, Tensor]
+    """``representation``, ``projection``, ``positive``, ``prediction``, ``key``: those that the method has."""
+    scalars: Mapping[str, float] = {}
+    """Numbers that the host knows."""
+    diagnostics: Mapping[str, Tensor] = {}
+    """Numbers of the method's own on the device, one each: those that its ``diagnostics`` names."""

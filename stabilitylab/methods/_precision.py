@@ -1,0 +1,13 @@
+"""Losses are computed in single precision at least, whatever autocast made of the embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["full"]
+
+
+def full(x: Tensor) -> Tensor:
+    """Return half precision as float32, and everything else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

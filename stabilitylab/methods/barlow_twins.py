@@ -1,0 +1,97 @@
+"""Barlow Twins: the cross-correlation of two views' embeddings is to be the identity.
+
+Shape suffixes: N samples of this rank, D features.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from stabilitylab.methods._encoder import Encoder
+from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._precision import full
+from stabilitylab.models.collectives import sum_over_ranks, world_size
+from stabilitylab.models.heads import mlp_head
+from stabilitylab.models.sync_batch_norm import SyncBatchNorm
+from stabilitylab.parameters import Parameters
+
+__all__ = ["Method", "redundancy"]
+
+
+def redundancy(correlation_DD: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Return the two terms of the loss: sum of (1 - C_ii)^2, and weight times the sum of C_ij^2 off the diagonal."""
+    diagonal_D = correlation_DD.diagonal()
+    off = correlation_DD.square().sum() - diagonal_D.square().sum()
+    return (1 - diagonal_D).square().sum(), weight * off
+
+
+class Method(Encoder):
+    """Backbone and projector.
+
+    References:
+        Zbontar et al., 2021, Barlow Twins: self-supervised learning via redundancy reduction. ICML. arXiv 2103.03230.
+    """
+
+    class Config(Parameters):
+        """Barlow Twins; the defaults are the published ones for a ResNet-50."""
+
+        name: Literal["barlow_twins"] = "barlow_twins"
+        """Name of the method."""
+        redundancy: PositiveFloat = 5e-3
+        """Weight of the correlations off the diagonal."""
+        hidden: PositiveInt = 8192
+        """Hidden width of the projector."""
+        dim: PositiveInt = 8192
+        """Width of the embeddings."""
+        projector_layers: PositiveInt = 3
+        """Linear layers of the projector."""
+        batch_norm: bool = True
+        """BatchNorm in the hidden layers of the projector."""
+
+    settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
+    diagnostics: ClassVar[tuple[str, ...]] = ("diagonal", "off_diagonal")
+
+    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
+        hidden = [config.hidden] * (config.projector_layers - 1)
+        super().__init__(
+            config,
+            make_backbone,
+            lambda width: mlp_head([width, *hidden, config.dim], config.batch_norm, last_batch_norm=False),
+        )
+        self.config: Method.Config = config
+        self.standardize = SyncBatchNorm(config.dim, affine=False)
+
+    def forward(
+        self,
+        views: tuple[Tensor, ...],
+        progress: float,  # noqa: ARG002 - all methods are called alike
+        indices: Tensor | None = None,  # noqa: ARG002
+        labels: Tensor | None = None,  # noqa: ARG002
+    ) -> Output:
+        """Return the loss of two views of the same images, each (N, C, H, W).
+
+        The diagnostics are the two terms of the loss.
+
+        Args:
+            views: two augmentations.
+            progress: not used.
+            indices: not used.
+            labels: not used.
+        """
+        representations = self.represent(views[:2])
+        projections = [self.projector(each) for each in representations]
+        first_ND, second_ND = (self.standardize(full(each)) for each in projections)
+        with torch.autocast(first_ND.device.type, enabled=False):
+            correlation_DD = sum_over_ranks(full(first_ND).T @ full(second_ND) / (len(first_ND) * world_size()))
+        on, off = redundancy(correlation_DD, self.config.redundancy)
+        outputs = {"representation": representations[0], "projection": projections[0], "positive": projections[1]}
+        return Output(
+            on + off,
+            {name: value.detach() for name, value in outputs.items()},
+            {},
+            {"diagonal": on.detach(), "off_diagonal": off.detach()},
+        )

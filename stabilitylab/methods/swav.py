@@ -1,0 +1,147 @@
+"""SwAV: predict from one view to which prototypes another view of the image was assigned.
+
+Shape suffixes: N samples of this rank, K prototypes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import linear, log_softmax, normalize
+
+from stabilitylab.methods._encoder import Encoder
+from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._precision import full
+from stabilitylab.methods._prototypes import sinkhorn, usage
+from stabilitylab.methods._queue import Queue
+from stabilitylab.models.collectives import gather, rank, world_size
+from stabilitylab.models.heads import mlp_head
+from stabilitylab.parameters import Parameters
+
+__all__ = ["Method"]
+
+
+class Method(Encoder):
+    """Backbone, projector and prototypes; small crops beyond the first two views predict and are not predicted.
+
+    References:
+        Caron et al., 2020, Unsupervised learning of visual features by contrasting cluster assignments. NeurIPS.
+        arXiv 2006.09882.
+    """
+
+    class Config(Parameters):
+        """SwAV; the defaults are the published ones for a ResNet-50."""
+
+        name: Literal["swav"] = "swav"
+        """Name of the method."""
+        temperature: PositiveFloat = 0.1
+        """Temperature of the prediction."""
+        prototypes: PositiveInt = 3000
+        """Number of prototypes."""
+        epsilon: PositiveFloat = 0.05
+        """Entropy of the assignments."""
+        iterations: PositiveInt = 3
+        """Iterations of Sinkhorn's algorithm."""
+        frozen_prototypes: NonNegativeInt = 313
+        """So many first steps leave the prototypes as they are."""
+        queue: NonNegativeInt = 0
+        """Earlier embeddings of each view that are assigned along with the batch, for small batches; 0 for none."""
+        queue_from: float = Field(0.075, ge=0, le=1)
+        """Part of the training after which they are: 15 of 200 epochs."""
+        hidden: PositiveInt = 2048
+        """Hidden width of the projector."""
+        dim: PositiveInt = 128
+        """Width of the embeddings."""
+        projector_layers: PositiveInt = 2
+        """Linear layers of the projector."""
+        batch_norm: bool = True
+        """BatchNorm in the hidden layers of the projector."""
+
+    settings: ClassVar[dict[str, dict[str, object]]] = {
+        "digits": {"method.prototypes": 60, "method.frozen_prototypes": 20, "optimizer.lr": 3e-3},
+        "small": {"method.prototypes": 300},
+    }
+    diagnostics: ClassVar[tuple[str, ...]] = ("prototype_usage", "assignment_confidence")
+    steps: Tensor
+    """How many training steps were done."""
+
+    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
+        hidden = [config.hidden] * (config.projector_layers - 1)
+        super().__init__(
+            config,
+            make_backbone,
+            lambda width: mlp_head([width, *hidden, config.dim], config.batch_norm, last_batch_norm=False),
+        )
+        self.config: Method.Config = config
+        self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
+        self.queues = nn.ModuleList([Queue(config.queue, config.dim) for _ in range(2 if config.queue else 0)])
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        views: tuple[Tensor, ...],
+        progress: float,
+        indices: Tensor | None = None,  # noqa: ARG002 - all methods are called alike
+        labels: Tensor | None = None,  # noqa: ARG002
+    ) -> Output:
+        """Return the loss of two or more views of the same images, after scaling the prototypes to length one.
+
+        The mean over the assigned views of the mean over all others of the cross entropy. ``prediction`` is the score
+        of each prototype for the first view. The diagnostics are how equally the prototypes are used, 0 to 1, and the
+        mean largest assignment of a sample.
+
+        Args:
+            views: two augmentations, and small crops after them, if any.
+            progress: the part of the training that is done, 0 to 1.
+            indices: not used.
+            labels: not used.
+        """
+        if self.training:
+            with torch.no_grad():
+                self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
+        representations = self.represent(views)
+        projections = [self.projector(each) for each in representations]
+        embeddings = [normalize(full(each), dim=1) for each in projections]
+        scores = [self._scores(each) for each in embeddings]
+        assigned = [self._assign(scores[view].detach(), view, progress) for view in (0, 1)]
+        loss = self._loss(scores, assigned)
+        if self.training:
+            self.steps += 1
+            for view, queue in enumerate(self.queues):
+                queue.push(gather(embeddings[view].detach()))  # type: ignore[operator]
+        outputs = {
+            "representation": representations[0],
+            "projection": projections[0],
+            "positive": projections[1],
+            "prediction": scores[0],
+        }
+        confidence = torch.stack([each.max(dim=1).values.mean() for each in assigned]).mean()
+        told = {"prototype_usage": usage(torch.cat(assigned)), "assignment_confidence": confidence}
+        return Output(loss, {name: value.detach() for name, value in outputs.items()}, {}, told)
+
+    def _loss(self, scores: Sequence[Tensor], assigned: Sequence[Tensor]) -> Tensor:
+        terms = []
+        for view, q_NK in enumerate(assigned):
+            others = [each for at, each in enumerate(scores) if at != view]
+            logs = [log_softmax(each / self.config.temperature, dim=1) for each in others]
+            terms.append(torch.stack([-(q_NK * log).sum(dim=1).mean() for log in logs]).mean())
+        return torch.stack(terms).mean()
+
+    def _scores(self, embedding_ND: Tensor) -> Tensor:
+        """Return the cosine with each prototype; frozen ones take part, with a gradient of zero."""
+        weight_KD = self.prototypes.weight
+        free = (self.steps >= self.config.frozen_prototypes).to(weight_KD.dtype)
+        return full(linear(embedding_ND, free * weight_KD + (1 - free) * weight_KD.detach()))
+
+    @torch.no_grad()
+    def _assign(self, scores_NK: Tensor, view: int, progress: float) -> Tensor:
+        """Return the assignments of a view; this rank's part of its queue is assigned along."""
+        number = len(scores_NK)
+        if self.queues and progress >= self.config.queue_from:
+            keys: Tensor = self.queues[view].keys  # type: ignore[assignment]
+            scores_NK = torch.cat([scores_NK, self._scores(keys[rank() :: world_size()])])
+        return sinkhorn(scores_NK, self.config.epsilon, self.config.iterations)[:number]

@@ -1,0 +1,177 @@
+"""The linked charts: Bokeh's figures on one range of steps, as JSON for its own JavaScript in the page."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from stabilitylab.plots._style import GREY, ORANGE
+from stabilitylab.report.curves import Curve, Panel
+
+__all__ = ["Charts", "draw", "javascript"]
+
+HEIGHT = 150
+"""Pixels of a panel."""
+
+TICKS = [digit * 10.0**power for power in range(-9, 13) for digit in (1, 3)]
+"""Ticks of a logarithmic axis."""
+
+NOT_FINITE = "#d0402f"
+"""Color of values that are NaN or infinite."""
+
+PLANTED = "#8f5bd6"
+"""Color of what was planted on purpose."""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Figures that the page puts into its elements."""
+
+    document: str
+    """Bokeh's document as JSON."""
+    roots: dict[str, str]
+    """Identifier of a figure to that of the element that it goes into."""
+    axis: str
+    """Identifier of the range of steps that all share."""
+
+
+def javascript() -> str:
+    """Return Bokeh's own JavaScript, which the page carries."""
+    return files("bokeh").joinpath("server", "static", "js", "bokeh.min.js").read_text(encoding="utf-8")
+
+
+def draw(
+    panels: Sequence[Panel],
+    span: tuple[int, int],
+    episodes: Sequence[tuple[int, int]],
+    planted: Sequence[tuple[int, int]],
+) -> Charts:
+    """Draw the panels one above the other, on one range of steps, with one line that follows the pointer.
+
+    Args:
+        panels: at least one.
+        span: first and last step.
+        episodes: first and last step of each, shaded in every panel.
+        planted: first and last step of what was planted on purpose, marked in every panel.
+    """
+    from bokeh.document import Document
+    from bokeh.models import Range1d
+    from bokeh.models.annotations.geometry import Span
+
+    margin = max(0.01 * (span[1] - span[0]), 0.5)
+    low, high = span[0] - margin, span[1] + margin
+    steps = Range1d(start=low, end=high, bounds=(low, high), min_interval=min(8.0, high - low))
+    pointer = Span(dimension="height", line_dash="dotted", line_width=1, line_color=GREY)
+    document = Document()
+    roots = {}
+    with warnings.catch_warnings():  # bokeh warns of empty figures
+        for place, panel in enumerate(panels):
+            figure = _figure(panel, steps, pointer, last=place == len(panels) - 1)
+            _bands(figure, episodes, GREY, 0.22)
+            _bands(figure, panel.bands, ORANGE, 0.35)
+            _bands(figure, [each for each in planted if each[1] > each[0]], PLANTED, 0.15)
+            _lines(figure, [first for first, _ in planted], PLANTED, "dashed", "planted")
+            _lines(figure, panel.not_finite, NOT_FINITE, "dotted", "not finite")
+            for curve in panel.curves:
+                _curve(figure, curve, panel)
+            if panel.peaks:
+                at, heights = zip(*panel.peaks, strict=True)
+                figure.scatter(
+                    list(at), list(heights), marker="inverted_triangle", size=7, line_width=0.5, line_color="white",
+                    color=panel.curves[0].color, name="peak",
+                )  # fmt: skip
+            document.add_root(figure)
+            roots[figure.id] = f"chart-{place}"
+    content = document.to_json(deferred=False)
+    return Charts(json.dumps(content, allow_nan=False), roots, steps.id)
+
+
+def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
+    from bokeh.models import (
+        BasicTicker,
+        BoxZoomTool,
+        CrosshairTool,
+        DataRange1d,
+        FixedTicker,
+        NumeralTickFormatter,
+        PanTool,
+        WheelZoomTool,
+    )  # fmt: skip
+    from bokeh.plotting import figure
+
+    drag = BoxZoomTool(dimensions="width")
+    wheel = WheelZoomTool(dimensions="width", modifiers="ctrl")
+    made = figure(
+        height=HEIGHT + 22 * last,
+        sizing_mode="stretch_width",
+        x_range=steps,
+        y_range=DataRange1d(range_padding=0.08, default_span=2 if panel.logarithmic else 1),
+        y_axis_type="log" if panel.logarithmic else "linear",
+        window_axis="x",
+        toolbar_location=None,
+        tools=[drag, PanTool(dimensions="width"), wheel, CrosshairTool(overlay=pointer)],
+        active_drag=drag,
+        active_scroll=wheel,
+        min_border_left=62,
+        min_border_right=8,
+        min_border_top=4,
+        min_border_bottom=4,
+        outline_line_color=None,
+        background_fill_color=None,
+        border_fill_color=None,
+    )
+    made.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    made.yaxis.ticker = FixedTicker(ticks=TICKS) if panel.logarithmic else BasicTicker(desired_num_ticks=4)
+    made.grid.minor_grid_line_color = None
+    for axis in made.axis:
+        axis.axis_label_text_font_style = "normal"
+        axis.minor_tick_line_color = None
+    if last:
+        made.xaxis.axis_label = "training step"
+    else:
+        made.xaxis.major_label_text_font_size = "0px"
+    made.axis.axis_label_text_font_size = made.yaxis.major_label_text_font_size = "12px"
+    return made
+
+
+def _curve(figure: Any, curve: Curve, panel: Panel) -> None:
+    from bokeh.models import ColumnDataSource, HoverTool
+
+    large = len(curve.steps) and int(curve.steps[-1]) >= 2**31
+    steps = curve.steps.astype(np.float64 if large else np.int32)
+    columns: dict[str, Any] = {"step": steps, "value": curve.values.astype(np.float32)}
+    tooltips = [("", "$name"), ("step", "@step{0,0}"), (panel.unit, "@value{%.4g}")]
+    if curve.raw is not None:
+        with np.errstate(over="ignore"):
+            columns["raw"] = curve.raw.astype(np.float32)
+        tooltips.append(("as recorded", "@raw{%.4g}"))
+    source = ColumnDataSource(columns)
+    line = figure.line(
+        "step", "value", source=source, color=curve.color, line_width=1.3, name=curve.name,
+        line_dash="dashed" if curve.dashed else "solid",
+    )  # fmt: skip
+    printed: dict[str, Any] = {"@value": "printf", "@raw": "printf"}
+    figure.add_tools(
+        HoverTool(renderers=[line], mode="vline", tooltips=tooltips, formatters=printed, point_policy="follow_mouse")
+    )
+
+
+def _bands(figure: Any, spans: Sequence[tuple[int, int]], color: str, alpha: float) -> None:
+    """Shade intervals of steps; their edges keep them visible where they are narrower than a pixel."""
+    if spans:
+        first, last = zip(*spans, strict=True)
+        figure.vstrip(
+            x0=[each - 0.5 for each in first], x1=[each + 0.5 for each in last], fill_color=color, fill_alpha=alpha,
+            line_color=color, line_alpha=min(alpha, 15 / len(spans)), line_width=1, level="underlay",
+        )  # fmt: skip
+
+
+def _lines(figure: Any, steps: Sequence[int], color: str, dash: str, name: str) -> None:
+    if steps:
+        figure.vspan(x=list(steps), line_color=color, line_dash=dash, line_width=1.5, name=name)

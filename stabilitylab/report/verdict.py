@@ -1,0 +1,158 @@
+"""The verdict in three sentences: what happened, what leads what, and what it cost or could not be seen."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from stabilitylab.phrasing import count, joined, ratio
+from stabilitylab.report.order import order
+from stabilitylab.report.reading import equals, number, of, tone
+
+if TYPE_CHECKING:
+    from stabilitylab.analysis import Analysis
+    from stabilitylab.findings import Finding
+
+__all__ = ["divergence", "tone", "verdict"]
+
+TOLD = frozenset({
+    "planted", "recording", "sampling", "divergence", "spikes", "where spikes begin", "lead", "order over depth",
+    "couplings", "dips", "after spikes", "collapse", "not judged",
+})  # fmt: skip
+"""Kinds of finding that the sentences know; of others they say the kind and its verdict."""
+
+
+def verdict(analysis: Analysis) -> list[str]:
+    """Return the three sentences, built from the findings alone."""
+    first = analysis.run.layers.first
+    return [_sentence(clauses(analysis), first) for clauses in (_happened, order, _cost)]
+
+
+def _sentence(clauses: list[str], name: str) -> str:
+    """Join clauses into one sentence; the name of a layer keeps its spelling."""
+    text = "; ".join(clause.strip().rstrip(".") for clause in clauses if clause.strip())
+    return f"{text if name and text.startswith(name) else text[:1].upper() + text[1:]}."
+
+
+def _happened(analysis: Analysis) -> list[str]:
+    found: list[str] = []
+    calm: list[str] = []
+    planted = of(analysis, "planted")
+    if planted:
+        times = sum(len(each["spans"]) for each in analysis.run.planted)
+        seen = sum(int(number(each, "found")) for each in planted if number(each, "found") > 0)
+        found.append(f"{count(times, 'disturbance')} planted on purpose, {seen} of them found again")
+    for each in analysis.findings:
+        if each.kind == "recording":
+            found.append(f"the recording itself is in doubt ({each.verdict})")
+        elif each.kind == "spikes" and tone(each.verdict) != "undecided":
+            (calm if each.verdict == "none" else found).append(_spikes(each))
+        elif each.kind == "dips" and each.verdict == "dips":
+            found.append(f"{count(sum(_falls(each)), 'fall')} of the kNN accuracy")
+        elif each.kind == "divergence" and tone(each.verdict) != "undecided":
+            (calm if each.verdict == "none" else found).append(divergence(each))
+        elif each.kind == "collapse" and tone(each.verdict) == "found":
+            found.append(_collapse(each))
+        elif each.kind == "drift" and tone(each.verdict) == "found":
+            found.append(f"slow degradation of the accuracy ({each.verdict})")
+        elif each.kind not in TOLD and tone(each.verdict) == "found":
+            found.append(f"{each.kind}: {each.verdict}")
+    whole = [_tap(each) for each in of(analysis, "collapse") if each.verdict == "none"]
+    calm += [f"no collapse of the {joined(whole)}"] if whole else []
+    if not found and not calm:
+        return ["nothing of what the detectors look for could be judged"]
+    if not found:
+        return [f"nothing happened that the detectors can see: {', '.join(calm)}"]
+    return found + calm
+
+
+def _spikes(finding: Finding) -> str:
+    episodes, several = (number(finding, name) for name in ("episodes", "episodes_in_several_layers"))
+    if finding.verdict == "none" or not episodes > 0:
+        return "no gradient spike"
+    said = count(int(episodes), "gradient spike")
+    said += f", {int(several)} in several layers at once" if several >= 0 and episodes > 1 else ""
+    where, tallest = finding.numbers.get("tallest_layer"), number(finding, "tallest")
+    if isinstance(where, str) and not math.isnan(tallest):
+        size = "not finite" if math.isinf(tallest) else ratio(tallest)
+        said += f", the tallest {size} in {where} at step {number(finding, 'tallest_step'):,.0f}"
+    return said
+
+
+def divergence(finding: Finding) -> str:
+    """Say in a clause what became of the loss."""
+    if finding.verdict == "none":
+        return "no divergence of the loss"
+    first, broken = number(finding, "first"), number(finding, "not_finite")
+    since = f" at step {first:,.0f}" if math.isfinite(first) else ""
+    if broken > 0:
+        return f"the loss was not finite at {count(int(broken), 'step')}, first{since}"
+    return f"the loss left its level for good{since}"
+
+
+def _collapse(finding: Finding) -> str:
+    tap = _tap(finding)
+    dead, whole, since = (number(finding, name) for name in ("dead", "measurable", "since"))
+    size = f" ({dead:.0f} of {whole:.0f} directions dead)" if dead > 0 and whole > 0 else ""
+    return f"{finding.verdict} collapse of the {tap}{size}" + (f" from step {since:,.0f}" if since >= 0 else "")
+
+
+def _tap(finding: Finding) -> str:
+    return str(finding.numbers.get("tap", "representation")).replace("_", " ")
+
+
+def _cost(analysis: Analysis) -> list[str]:
+    clauses = []
+    for each in of(analysis, "dips"):
+        if each.verdict == "none":
+            clauses.append("no dip of the kNN accuracy beyond its fluctuation")
+        elif each.verdict == "dips":
+            clauses.append(_deepest(each))
+    for each in of(analysis, "after spikes"):
+        fall, p = 100 * number(each, "fall"), number(each, "p")
+        if tone(each.verdict) != "undecided" and math.isfinite(fall) and math.isfinite(p):
+            way = "lower" if fall >= 0 else "higher"
+            chance = "" if tone(each.verdict) == "found" else ", no more than chance"
+            clauses.append(f"after spikes it is {abs(fall):.1f} points {way} on average (p {equals(p)}{chance})")
+    reasons = [
+        each.kind for each in analysis.findings if each.kind in ("spikes", "dips") and each.verdict == "not judged"
+    ]
+    reasons += [text for each in of(analysis, "not judged") for text in _reasons(each)]
+    if reasons:
+        clauses.append(f"not to be seen in this run: {joined(reasons, 3)}")
+    return clauses or [_power(analysis)]
+
+
+def _falls(finding: Finding) -> list[int]:
+    """Return how many falls of the accuracy recovered, did not, and are still open."""
+    return [int(times) if (times := number(finding, name)) > 0 else 0 for name in ("dips", "steps", "drops")]
+
+
+def _deepest(finding: Finding) -> str:
+    """Say how deep the accuracy fell, and whether it came back."""
+    _, lasting, still = _falls(finding)
+    deepest, at = 100 * number(finding, "deepest"), number(finding, "deepest_step")
+    several = sum(_falls(finding)) > 1
+    said = f"the {'deepest ' if several else ''}fall of the kNN accuracy"
+    said += f" costs {deepest:.1f} points at step {at:,.0f}" if math.isfinite(deepest) else " has no depth"
+    said += f", {lasting} did not recover" if lasting and several else ", without recovery" if lasting else ""
+    return said + (
+        ", one is still open at the end" if still and several else ", still open at the end" if still else ""
+    )
+
+
+def _reasons(finding: Finding) -> list[str]:
+    reasons = finding.numbers.get("reasons")
+    if not isinstance(reasons, dict):
+        return []
+    return [str(each).split(":", 1)[0] for each in reasons.values()]
+
+
+def _power(analysis: Analysis) -> str:
+    """Say that all was judged, and how small a spike would have been seen where that is known."""
+    seen = [each.numbers.get("resolution") for each in of(analysis, "spikes")]
+    ratios = sorted(float(value) for each in seen if isinstance(each, dict) for value in each.values())
+    if not ratios:
+        return "nothing that was looked for went unjudged"
+    usual = ratios[len(ratios) // 2]
+    return f"in {count(len(ratios), 'layer')} a spike of {ratio(usual)} would usually have been seen"

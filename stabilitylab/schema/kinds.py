@@ -1,0 +1,297 @@
+"""The one table of what an analysis can claim: each kind of finding, its verdicts, and its numbers with their units.
+
+A new kind of finding, verdict or number is one entry here; then ``python -m stabilitylab.schema docs/findings.md``
+writes the schema and the tables of the page anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+__all__ = ["FOREIGN", "KINDS", "Kind"]
+
+FOREIGN = "found"
+"""The only verdict of a kind that is not in the table: what an installed detector of somebody else found."""
+
+NOT_JUDGED = "the record is too short, or holds too little, to judge it"
+FEW = "fewer events than the statement needs"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding."""
+
+    says: str
+    """What it is about."""
+    verdicts: Mapping[str, str]
+    """Verdict to its meaning."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """Name of a number to its meaning and unit; not every finding has all of them."""
+    needs: tuple[str, ...] = ()
+    """Series of which at least one must be recorded; with it, a kind that is not told had no cause."""
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "planted": Kind(
+            "What became of a disturbance that was planted on purpose; one finding for each.",
+            {
+                "all found": "each time that it was planted",
+                "some found": "not each time",
+                "none found": "no time",
+                "not judged": NOT_JUDGED,
+            },
+            {
+                "planted": "what was planted: kind, place, size, first and last step of each time",
+                "found": "times found",
+                "judged": "times that the record allows to judge",
+                "times": "each time: first and last step, whether it was found, by what and at which step",
+                "responses": "layer and series to how they respond: change (ratio, or part of 1), lag in steps, p",
+            },
+        ),
+        "recording": Kind(
+            "What is wrong with the recording itself; not told where nothing is.",
+            {
+                "no gradients": "there were none when the recorder was called",
+                "sharded": "a part of a tensor was recorded as the whole",
+                "per-micro-batch": "recorded before all micro-batches were added",
+                "missed steps": "not called for each step of the optimizer",
+                "late": "recorded after the step of the optimizer",
+                "scaled": "recorded with the scale of mixed precision",
+                "per-rank": "recorded before the reduction over ranks",
+                "clipped": "recorded after clipping",
+                "rows missing": "rows never reached the disk",
+            },
+            {
+                "self_check": "what the check of the first steps said: mistake and sentence",
+                "lost": "what never reached the disk: series, first and last step, rows, reason",
+            },
+        ),
+        "sampling": Kind(
+            "How often somebody else's log was written, and what that cannot show; told of imported runs.",
+            {
+                "none": "the gradients of every step are there",
+                "not judged": "what lies between the rows cannot be seen",
+            },
+            {
+                "every": "usual number of steps between the rows of the gradients; 0 without gradients",
+                "unit": "what is counted: step or epoch",
+                "nonfinite": "values that are not finite",
+                "sampling": "series to its rows, first and last step, usual and largest number of steps between rows",
+                "notes": "what the import did to the log",
+            },
+        ),
+        "divergence": Kind(
+            "Whether the loss stayed finite and at its level.",
+            {
+                "diverged": "not finite at a step, or away from its level for good",
+                "none": "neither",
+                "not judged": NOT_JUDGED,
+            },
+            {
+                "not_finite": "steps whose loss was not finite",
+                "samples": "recorded losses",
+                "first": "first such step",
+            },
+            ("training.loss",),
+        ),
+        "spikes": Kind(
+            "How many gradient spikes there are.",
+            {"spikes": "at least one", "none": "none was found", "not judged": NOT_JUDGED},
+            {
+                "episodes": "spikes; of several layers at once they count once",
+                "episodes_in_several_layers": "those seen in more than one layer",
+                "events": "spikes of single layers",
+                "false_alarms_expected": "spikes that chance alone would make in this run",
+                "shifts": "rises of a layer's level that stayed",
+                "samples": "recorded steps",
+                "layers": "layers judged",
+                "resolution": "layer to the smallest ratio to its level that would usually have been seen",
+                "tallest": "largest ratio to the level; inf where not finite",
+                "tallest_layer": "its layer",
+                "tallest_step": "its step",
+            },
+            ("gradients.norm",),
+        ),
+        "where spikes begin": Kind(
+            "Which layers are hit first and tallest; told where a spike hits more than one layer.",
+            {
+                "first layer": "most spikes that begin in one layer alone begin in the first",
+                "other layers": "most of them begin in another layer",
+                "together": "most spikes begin in several layers at the same step",
+                "no single layer": "nothing of these can be claimed",
+                "too few events": FEW,
+            },
+            {
+                "episodes": "spikes that hit more than one layer",
+                "begin_in": "layer to the spikes that begin in it, alone or not",
+                "begin_alone_in": "layer to the spikes that begin in it alone",
+                "tallest_in": "layer to the spikes that are tallest in it",
+                "several_begin_together": "spikes that begin in several layers at the same step",
+                "p_first_layer": "one-sided p of so many lone starts in the first layer",
+            },
+            ("gradients.norm",),
+        ),
+        "lead": Kind(
+            "Whether the first layer rises before, with, or after the later ones; told where there are spikes.",
+            {
+                "leads": "before most of the layers that could be judged",
+                "leads some layers": "before half of them or fewer, after none",
+                "follows": "after most of them",
+                "follows some layers": "after half of them or fewer, before none",
+                "together": "within one step of each of them",
+                "inconclusive": "no order can be claimed",
+                "too few events": FEW,
+            },
+            {
+                "verdicts": "verdict to the layers that have it",
+                "judged": "layers with enough matched spikes",
+                "matched": "layer to its spikes matched with one of the first layer",
+                "clusters": "layer to the separate clusters that these form",
+                "ties": "layer to the matched spikes that begin at the same step",
+                "p_smallest": "smallest p that so many clusters without a tie could reach",
+                "associated": "judged layers whose spikes come with those of the first more often than by chance",
+                "p_near_by_width": "steps by which spikes were moved at most, to the largest p of that over layers",
+                "other_by_correlation": "layer to its lag in steps by cross-correlation, where that disagrees",
+            },
+            ("gradients.norm",),
+        ),
+        "order over depth": Kind(
+            "Whether onsets come later the deeper the layer; told where there are spikes and three layers or more.",
+            {
+                "deeper later": "the deeper the layer, the later it spikes",
+                "deeper sooner": "the deeper the layer, the sooner it spikes",
+                "none": "no such order can be claimed",
+                "too few events": FEW,
+            },
+            {
+                "rows": "spikes that hit three layers or more at different steps",
+                "values": "onsets in them",
+                "ties": "how many fewer there would be if equal ones of a spike counted once",
+                "correlation": "mean rank correlation of onset and depth, from -1 to 1",
+                "z": "Page's statistic, standardized; positive where deeper layers are later",
+                "p": "two-sided p of Page's test",
+                "p_mirror": "two-sided p when whole spikes are mirrored in time",
+                "p_smallest": "smallest such p that so many spikes can reach",
+                "p_peak": "larger of both p for peaks instead of onsets; 1 where these go the other way",
+            },
+            ("gradients.norm",),
+        ),
+        "dips": Kind(
+            "How often the kNN accuracy fell, and how many falls follow a spike.",
+            {"dips": "at least one fall", "none": "none beyond its fluctuation", "not judged": NOT_JUDGED},
+            {
+                "measurements": "measurements of the accuracy",
+                "dips": "falls that recovered",
+                "steps": "falls that did not",
+                "drops": "falls still open at the end",
+                "in_other_columns": "falls in the other columns of the series",
+                "judged": "measurements with enough before them",
+                "paired": "those compared on the same images",
+                "deepest": "depth of the deepest fall, as a part of 1",
+                "deepest_step": "its step",
+                "area_lost": "accuracy lost in all falls, depth below the level before each times steps",
+                "false_alarms_expected": "falls that noise alone would make in this run; an upper bound with votes",
+                "planted_found": "depth of a dip planted into this run, as a part of 1, to the part that was found",
+                "after_spike": "falls that begin soon after a gradient spike",
+                "after_spike_by_chance": "so many would by chance",
+                "p_after_spike": "p of so many",
+            },
+            ("knn.accuracy",),
+        ),
+        "drift": Kind(
+            "Whether the kNN accuracy degraded slowly, against its own past and against reference runs.",
+            {
+                "drift": "lower than its own best level, without a fall and more than it wanders",
+                "worse than references": "lower than runs like the references would be",
+                "none": "neither",
+                "not judged": NOT_JUDGED,
+            },
+            {
+                "drifts": "events of that kind",
+                "fall": "largest fall between two levels, as a part of 1",
+                "p": "its p, if the accuracy only rose and wandered",
+                "false_alarm_chance": "chance of a false alarm in one curve",
+                "reach": "fall that would usually be found, as a part of 1",
+                "references": "reference runs compared with",
+                "compared_at": "last step that all share",
+                "difference": "level there less the mean of theirs, as a part of 1",
+                "lowest_expected": "difference below which a run like them seldom lies; NaN for fewer than three",
+                "plateau": "step at which nine tenths of the rise were made",
+                "plateau_references": "those of the references",
+            },
+            ("knn.accuracy",),
+        ),
+        "after spikes": Kind(
+            "Whether the kNN accuracy is lower after spikes on average; told where there are spikes.",
+            {"falls": "lower, more than chance", "none": "not lower than by chance", "too few events": FEW},
+            {
+                "episodes": "spikes with measurements before and after",
+                "fall": "mean fall, as a part of 1",
+                "by_chance": "mean fall after the same spikes moved at random, as a part of 1",
+                "p": "p of such a fall",
+            },
+            ("knn.accuracy",),
+        ),
+        "couplings": Kind(
+            "Which kind of event warns of which, over a fixed list of pairs (warning > target); told where there are "
+            "gradient spikes or a pair is coupled.",
+            {
+                "coupled": "at least one pair warns, follows or comes together",
+                "no better than chance": "none of those tested does",
+                "too few events": FEW,
+                "not recorded": "no pair was recorded",
+            },
+            {
+                "verdicts": "pair to warns, follows, together, no better than chance, too few events, not recorded",
+                "tested": "pairs with enough events",
+                "matched": "pair to its events matched one to one",
+                "lead": "pair to the median steps from the warning to the target; negative: the target comes first",
+                "low": "pair to the lower end of the 95 % interval of the lead",
+                "high": "pair to the upper end",
+                "precision": "pair to the part of the warnings that a target follows",
+                "recall": "pair to the part of the targets that a warning precedes",
+                "p_adjusted": "pair to the p of being coupled, corrected over the pairs",
+                "p_smallest": "pair to the smallest p that so many events could reach",
+            },
+        ),
+        "collapse": Kind(
+            "Whether the directions of an embedding died; one finding for each embedding.",
+            {
+                "complete": "all embeddings became equal",
+                "dimensional": "they span a subspace",
+                "none": "neither",
+                "not judged": NOT_JUDGED,
+            },
+            {
+                "tap": "the embedding",
+                "dimensions": "its dimensions",
+                "samples": "images in each spectrum",
+                "measurable": "directions that so many images can measure",
+                "rank_first": "effective rank at first",
+                "rank_last": "effective rank at last",
+                "false_alarms_expected": "collapses that chance alone would make in this run",
+                "planted_found": "part of the directions made dead in this run to the part of such that was found",
+                "dead": "dead directions",
+                "since": "first step",
+                "until": "last step",
+            },
+            (
+                "spectrum.representation",
+                "spectrum.projection",
+                "spectrum.prediction",
+                "spectrum.momentum_representation",
+                "spectrum.momentum_projection",
+                "spectrum.momentum_prediction",
+            ),
+        ),
+        "not judged": Kind(
+            "What was not recorded, or not enough; not told where nothing is missing.",
+            {"not judged": "what is listed was not judged"},
+            {"reasons": "series or subject to the reason"},
+        ),
+    }
+)
+"""Kind of finding to what it can say."""

@@ -1,0 +1,175 @@
+"""What is done to gradients and moments against instability, and what each step of it did.
+
+Everything is computed on the device, without waiting for it. Shape suffixes: P parameter tensors, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from timm.utils.agc import adaptive_clip_grad
+from torch import Tensor, nn
+
+from stabilitylab.layers import Layers
+from stabilitylab.norms import norms
+from stabilitylab.parameters import Parameters
+
+__all__ = ["Stabilize", "Stabilizers", "zclip"]
+
+USUAL = {"norm": 1.0, "layer": 1.0, "agc": 0.01, "zclip": 2.5}
+"""Thresholds where none is given: 1 is common, 0.01 for AGC and 2.5 for ZClip are published."""
+
+
+class Stabilize(Parameters):
+    """What is done against instability."""
+
+    clip: Literal["none", "norm", "layer", "agc", "zclip"] = "none"
+    """Clip gradients: to a total norm, to a norm per layer, relative to the weights (AGC), or by z-score (ZClip)."""
+    threshold: PositiveFloat | None = None
+    """Norm (norm, layer), ratio to the weights' norm (agc), or z-score (zclip) above which gradients are clipped."""
+    stem_clip: PositiveFloat | None = None
+    """Norm to which the gradient of the first layer is clipped on its own."""
+    reset_every: int = Field(0, ge=0)
+    """Forget both moments of Adam at every so many steps, as SPAM does; 0 never."""
+    reset_warmup: int = Field(150, ge=0)
+    """So many steps after a reset the learning rate rises from zero again, by a cosine."""
+    zclip_memory: float = Field(0.97, gt=0, lt=1)
+    """Decay rate of ZClip's mean and variance of the norm."""
+    zclip_warmup: int = Field(25, ge=2)
+    """So many first steps only give ZClip its mean and variance."""
+
+
+class Stabilizers:
+    """Those of one training; `coefficients` says by what the gradients were multiplied.
+
+    Args:
+        config: what is done.
+        named: trainable parameters by name.
+        layers: of the model.
+        optimizer: whose moments are reset.
+    """
+
+    def __init__(
+        self, config: Stabilize, named: Mapping[str, nn.Parameter], layers: Layers, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.config = config
+        self._named, self._optimizer = dict(named), optimizer
+        self._threshold = config.threshold or USUAL.get(config.clip, 0.0)
+        members: dict[str, list[str]] = {}
+        for name in named:
+            members.setdefault(layers.of[name], []).append(name)
+        self._members = {layer: members[layer] for layer in layers.names if layer in members}
+        self._first = self._members.get(layers.first, [])
+        kinds = {"norm": ["total"], "zclip": ["total"], "layer": list(self._members), "agc": list(named)}
+        self.labels = [*kinds.get(config.clip, []), *(["stem"] if config.stem_clip else [])]
+        """The names of the coefficients: total, a layer, a tensor, and stem for the first layer alone."""
+        self.coefficients: Tensor | None = None
+        """Of the last step, in the order of the labels: 1 where nothing was clipped."""
+        self._norm = torch.zeros(3)  # ZClip's mean, variance, and number of steps seen
+
+    def apply(self, step: int) -> None:
+        """Clip the gradients of a step, and forget the moments where it is time."""
+        parts = [self._clip(), self._clip_stem()]
+        found = [each for each in parts if each is not None]
+        self.coefficients = torch.cat(found) if found else None
+        if self.config.reset_every and step and step % self.config.reset_every == 0:
+            self._reset()
+
+    def rate_factor(self, step: int) -> float:
+        """Return the factor on the learning rate after a reset."""
+        every, warmup = self.config.reset_every, self.config.reset_warmup
+        since = step % every if every and step >= every else warmup
+        return 1.0 if since >= warmup else (1 - math.cos(math.pi * since / warmup)) / 2
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what an interrupted training needs to go on as if it had not been interrupted."""
+        return {"stabilizers.norm": self._norm} if self.config.clip == "zclip" else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        self._norm = state.get("stabilizers.norm", self._norm)
+
+    def _gradients(self, names: Sequence[str]) -> list[Tensor]:
+        return [each.grad for each in (self._named[name] for name in names) if each.grad is not None]
+
+    def _clip(self) -> Tensor | None:
+        if self.config.clip == "none":
+            return None
+        if self.config.clip == "layer":
+            return torch.cat([_clip_to(self._gradients(names), self._threshold) for names in self._members.values()])
+        if self.config.clip == "agc":
+            return self._clip_adaptively()
+        gradients = self._gradients(list(self._named))
+        if self.config.clip == "norm":
+            return _clip_to(gradients, self._threshold)
+        total = torch.linalg.vector_norm(norms(gradients))
+        factor, self._norm = zclip(
+            total, self._norm.to(total.device), self._threshold, self.config.zclip_memory, self.config.zclip_warmup
+        )
+        torch._foreach_mul_(gradients, factor)
+        return factor.reshape(1)
+
+    def _clip_stem(self) -> Tensor | None:
+        return None if self.config.stem_clip is None else _clip_to(self._gradients(self._first), self.config.stem_clip)
+
+    def _clip_adaptively(self) -> Tensor:
+        """Clip the gradient of each output unit relative to the norm of its weights (Brock et al., 2021)."""
+        with_gradient = [name for name in self._named if self._named[name].grad is not None]
+        before = norms(self._gradients(with_gradient))
+        adaptive_clip_grad([self._named[name] for name in with_gradient], clip_factor=self._threshold)  # type: ignore[no-untyped-call]
+        ratio = norms(self._gradients(with_gradient)) / before
+        found = dict(zip(with_gradient, torch.where(before > 0, ratio, 1.0), strict=True))
+        return torch.stack([found.get(name, before.new_ones(())) for name in self._named])
+
+    def _reset(self) -> None:
+        """Forget the moments (Huang et al., 2025, SPAM, arXiv 2501.06842)."""
+        for state in self._optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor):  # the count of steps too: it decides the correction of the bias
+                    value.zero_()
+                elif name == "step":
+                    state[name] = type(value)(0)
+
+
+def _clip_to(gradients: Sequence[Tensor], limit: float) -> Tensor:
+    """Scale gradients together to a norm at most, and return the factor, shape (1,); 1 where the norm is not finite."""
+    if not gradients:
+        return torch.ones(1)
+    total = torch.linalg.vector_norm(norms(gradients))
+    factor = (limit / (total + 1e-6)).clamp(max=1.0)
+    factor = torch.where(torch.isfinite(total), factor, torch.ones_like(factor))
+    torch._foreach_mul_(list(gradients), factor)
+    return factor.reshape(1)
+
+
+def zclip(total: Tensor, moments: Tensor, threshold: float, memory: float, warmup: int) -> tuple[Tensor, Tensor]:
+    """Return the factor on the gradients, and the moments after this step (Kumar et al., 2025, arXiv 2504.02507).
+
+    A norm g whose z-score z = (g - mean) / sd is above the threshold becomes mean + threshold^2 / z * sd. Mean and
+    variance follow the clipped norm; during the warm-up they are those of the norms so far, and nothing is clipped.
+
+    Args:
+        total: norm of all gradients.
+        moments: mean, variance, and number of steps seen, shape (3,).
+        threshold: z-score.
+        memory: decay rate of the moving averages.
+        warmup: steps.
+    """
+    mean, variance, seen = moments.unbind()
+    sd = variance.sqrt().clamp_min(1e-12)
+    z = (total - mean) / sd
+    warm = seen >= warmup
+    above = warm & (z > threshold) & torch.isfinite(total)
+    clipped = torch.where(above, mean + threshold**2 / z * sd, total)
+    # the running mean and variance of the warm-up (Welford), then exponential ones
+    weight = torch.where(warm, torch.full_like(mean, 1 - memory), 1 / (seen + 1))
+    change = clipped - mean
+    new_mean = mean + weight * change
+    slow = memory * variance + (1 - memory) * (clipped - new_mean).square()
+    early = (variance * seen + change * (clipped - new_mean)) / (seen + 1)
+    new = torch.stack([new_mean, torch.where(warm, slow, early), seen + 1])
+    return clipped / total.clamp_min(1e-12), torch.where(torch.isfinite(total), new, moments)

@@ -1,0 +1,149 @@
+"""What the detectors of accuracy and spectra would do on this very run: on its noise alone, and on planted events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from stabilitylab.detectors import collapse, dip
+from stabilitylab.findings import Event
+from stabilitylab.stats.blocks import block_bootstrap
+
+__all__ = ["DEPTHS", "LENGTH", "SHARES", "Trials", "collapse_trials", "dip_trials"]
+
+DEPTHS = (0.01, 0.02, 0.05)
+"""Depths of the planted dips, as parts of 1."""
+
+LENGTH = 5
+"""Their length in measurements."""
+
+SHARES = (0.1, 0.25, 0.5)
+"""Parts of the directions that are made dead."""
+
+CURVES, PLACES, LONGEST = 20, 12, 300
+"""Curves of noise alone, places of planted dips, and measurements of each trial at most."""
+
+BLOCK, TREND = 16, 9
+"""Measurements that are resampled together, and around each one whose median is the trend."""
+
+
+class Trials(NamedTuple):
+    """How often a detector found something in curves of this run's noise, and how often what was planted."""
+
+    curves: int
+    """Resampled curves."""
+    length: int
+    """Measurements in each."""
+    alarms: int
+    """Events in them: all are false."""
+    expected: float
+    """False events to expect in a record as long as this one."""
+    found: Mapping[float, float]
+    """Depth of a planted dip, or part of the directions made dead, to the part of the trials in which it was found."""
+
+
+def dip_trials(
+    column: pd.Series, about: Mapping[str, Any], events: Sequence[Event], detector: dip.Detector, seed: int = 0
+) -> Trials | None:
+    """Try the detector of dips on an accuracy: on its resampled noise, and with dips planted into the curve itself.
+
+    The noise is what a running median leaves of the quiet measurements, resampled in blocks and put back on it; it is
+    judged without votes, for which the rate is an upper bound. Where the votes are known, a planted dip turns right
+    answers of the same images into wrong ones.
+
+    Args:
+        column: one column of the accuracy, without NaN.
+        about: what is said of it, with its votes if they are known.
+        events: those found in it.
+        detector: with the parameters to try.
+        seed: of the places and the draws.
+
+    Returns:
+        The counts, or None where the quiet part of the curve is too short.
+    """
+    rng = np.random.default_rng(seed)
+    quiet = np.ones(len(column), dtype=bool)
+    for each in events:
+        quiet &= ~((column.index >= each.start) & (column.index <= each.stop))
+    calm = column[quiet]
+    if len(calm) < 4 * BLOCK:
+        return None
+    noiseless = {name: value for name, value in about.items() if name not in ("correct", "correct_label")}
+    trend = calm.rolling(TREND, center=True, min_periods=1).median().to_numpy()
+    residual = (calm.to_numpy() - trend) * np.sqrt(TREND / (TREND - 1))
+    length, alarms = min(len(calm), LONGEST), 0
+    for _ in range(CURVES):
+        first = int(rng.integers(len(calm) - length + 1))
+        values = trend[first : first + length] + block_bootstrap(residual, length, BLOCK, rng)
+        alarms += len(detector.detect("accuracy", _frame(np.clip(values, 0, 1), about), noiseless))
+    found = {}
+    for depth in DEPTHS:
+        places = rng.integers(4 * LENGTH, len(calm) - 2 * LENGTH, PLACES)
+        found[depth] = float(np.mean([_sees(detector, calm, about, int(at), depth, rng) for at in places]))
+    return Trials(CURVES, length, alarms, alarms / (CURVES * length) * len(column), found)
+
+
+def _frame(values: np.ndarray, about: Mapping[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame({about.get("correct_label", "bank"): values})
+
+
+def _sees(
+    detector: dip.Detector, calm: pd.Series, about: Mapping[str, Any], at: int, depth: float, rng: np.random.Generator
+) -> bool:
+    """Plant a dip into the curve, and say whether an event begins there."""
+    first = max(0, min(at - LONGEST // 2, len(calm) - LONGEST))
+    window = calm.iloc[first : first + LONGEST]
+    inside = slice(at - first, at - first + LENGTH)
+    values = window.to_numpy(copy=True)
+    votes = about.get("correct")
+    told = {name: value for name, value in about.items() if name != "correct"}
+    if votes is not None and window.index.isin(votes.index).all():
+        answers = votes.loc[window.index].to_numpy(copy=True)
+        right = np.flatnonzero(answers[inside.start])
+        lost = rng.choice(right, min(len(right), round(depth * answers.shape[1])), replace=False)
+        answers[inside.start : inside.stop, lost] = 0
+        values[inside] = answers[inside].mean(axis=1)
+        told["correct"] = pd.DataFrame(answers)
+    else:
+        values[inside] -= depth
+    found = detector.detect("accuracy", _frame(np.clip(values, 0, 1), about), told)
+    return any(abs(each.start - inside.start) < LENGTH for each in found)
+
+
+def collapse_trials(
+    frame: pd.DataFrame, about: Mapping[str, Any], events: Sequence[Event], detector: collapse.Detector, seed: int = 0
+) -> Trials | None:
+    """Try the detector of collapse on the spectra outside of its events.
+
+    They are resampled in blocks, and the smallest directions of their last half are made dead.
+
+    Returns:
+        The counts, or None where there are too few spectra.
+    """
+    rng = np.random.default_rng(seed)
+    quiet = np.isfinite(frame.to_numpy(dtype=float)).all(axis=1)
+    for each in events:
+        quiet &= ~((frame.index >= each.start) & (frame.index <= each.stop))
+    values = np.maximum(frame.to_numpy(dtype=float)[quiet], 0.0)
+    number, least = len(values), detector.parameters.persistence
+    if number < 2 * least or not values.any():
+        return None
+    values = -np.sort(-values[-LONGEST:], axis=1)
+    length = len(values)
+    rows = np.arange(length)
+    alarms = 0
+    for _ in range(CURVES):
+        drawn = block_bootstrap(rows, length, least, rng)
+        alarms += len(detector.detect("spectrum", pd.DataFrame(values[drawn]), about))
+    samples = about.get("samples")
+    measurable = min(values.shape[1], max(int(samples) - 1, 1)) if samples else values.shape[1]
+    found = {}
+    for share in SHARES:
+        planted = values.copy()
+        planted[length // 2 :, measurable - max(2, int(np.ceil(share * measurable))) :] *= 1e-6
+        events = detector.detect("spectrum", pd.DataFrame(planted), about)
+        found[share] = float(any(each.start >= length // 2 for each in events))
+    return Trials(CURVES, length, alarms, alarms / (CURVES * length) * number, found)

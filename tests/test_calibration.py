@@ -1,0 +1,46 @@
+"""Truth: series whose rate of false alarms is counted in many more of them, and spikes that are planted anew."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stabilitylab.calibration import calibrate
+from stabilitylab.detectors import spike
+from stabilitylab.synthetic import noise
+
+DETECTOR = spike.Detector(spike.Parameters(false_alarms=5))  # a rate that can be counted
+
+
+def frame(kind, shape, seed):
+    return pd.DataFrame(np.exp(0.2 * noise(kind, shape, np.random.default_rng(seed))))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "autocorrelated"])
+def test_rate_is_that_of_new_noise_and_power_that_of_new_spikes(kind):
+    few = frame(kind, (4000, 6), 0)
+    found = calibrate(few, DETECTOR.detect("g", few, {}), DETECTOR)
+    many = frame(kind, (4000, 30), 1)
+    rate = len(DETECTOR.detect("g", many, {})) / many.size * 1e4
+    assert found.false_alarms.value == pytest.approx(rate, rel=0.6)  # six layers alone say no more
+    assert found.false_alarms.low <= found.false_alarms.value <= found.false_alarms.high
+    at = np.arange(200, 3900, 120)
+    many.iloc[at] *= 2
+    seen = {(each.label, each.peak) for each in DETECTOR.detect("g", many, {})}
+    power = np.mean([(str(label), step) in seen for label in many for step in at])
+    assert found.power[2.0].value == pytest.approx(power, abs=0.12)
+    assert found.power[10.0].value > 0.97
+
+
+def test_the_same_seed_draws_the_same_and_spikes_are_no_noise():
+    plain = frame("gaussian", (3000, 3), 2)
+    spiked = plain.copy()
+    spiked.iloc[300::300] *= 30
+    results = [calibrate(each, DETECTOR.detect("g", each, {}), DETECTOR) for each in (plain, spiked, spiked)]
+    assert results[1] == results[2]
+    assert results[1].false_alarms.value < 2 * results[0].false_alarms.value + 2
+
+
+def test_what_is_too_short_or_never_quiet_cannot_be_said():
+    assert calibrate(frame("gaussian", (300, 3), 0), [], DETECTOR) is None
+    assert calibrate(pd.DataFrame(np.zeros((2000, 2))), [], DETECTOR) is None
+    assert calibrate(pd.DataFrame(np.full((2000, 2), np.nan)), [], DETECTOR) is None

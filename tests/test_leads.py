@@ -1,0 +1,196 @@
+"""Truth: planted orders, what must not be claimed, invariance, and simulation under the null."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stabilitylab.episodes import group
+from stabilitylab.findings import Event
+from stabilitylab.leads import depth_trend, lags, side_by_side
+from stabilitylab.telling.leads import say_depth, say_lead
+
+PARAMETERS = {
+    "window": 100, "near": 10, "alpha": 0.05, "thresholds": (4.0, 10.0), "draws": 200, "seed": 0, "episode_gap": 20,
+}  # fmt: skip
+
+
+def event(label, onset, height=4.0, peak=None, score=20.0):
+    peak = onset if peak is None else peak
+    return Event(onset, onset, peak, peak, "spike", "gradients.norm", label, height, score)
+
+
+def events(label, times, **fields):
+    return [event(label, int(each), **fields) for each in times]
+
+
+def table(*spikes, names="ab", **fields):
+    return lags([each for some in spikes for each in some], list(names), names[0], draws=200, **fields)
+
+
+def delayed(rng, number=12, names="abc", lag=5):
+    times = 200 + 300 * np.arange(number)
+    first = events(names[0], times)
+    return first + [e for n in names[1:] for e in events(n, times + lag + np.round(2 * rng.standard_normal(number)))]
+
+
+TIMES = np.arange(100, 4000, 100)
+
+
+class TestDoubts:
+    def test_a_sign_that_turns_among_events_of_similar_height_is_inconclusive(self):
+        tall, similar = TIMES[:30], TIMES[30:36]
+        later = events("b", tall + 5, height=80.0) + events("b", similar - 5, height=4.4)
+        row = table(events("a", TIMES[:36]), later).iloc[0]
+        assert row["p_adjusted"] <= 0.05
+        assert row["low"] > 0
+        assert (row["similar"], row["lag_similar"]) == (6, -5)
+        assert (row["verdict"], "similar height" in row["reason"]) == ("inconclusive", True)
+        alike = table(events("a", TIMES[:36]), events("b", TIMES[:36] + 5, height=4.4)).iloc[0]
+        assert (alike["verdict"], alike["lag_similar"]) == ("leads", 5)
+
+    @pytest.mark.parametrize("threshold", [4.5, 9.5])
+    def test_a_sign_that_turns_at_any_threshold_from_4_to_10_is_inconclusive(self, threshold):
+        weak, clear = TIMES[:30], TIMES[30:36]
+        first = events("a", weak, score=threshold - 0.6) + events("a", clear, score=threshold + 0.6)
+        later = events("b", weak + 5, score=threshold - 0.6) + events("b", clear - 5, score=threshold + 0.6)
+        row = table(first, later).iloc[0]
+        assert (row["lag_least"], row["lag_most"]) == (-5, 5)
+        assert (row["verdict"], "threshold" in row["reason"]) == ("inconclusive", True)
+
+    def test_several_spikes_of_a_cluster_are_one_piece_of_evidence(self):
+        times = np.concatenate([each + np.arange(0, 60, 12) for each in (500, 1500, 2500)])
+        row = table(events("a", times), events("b", times + 5)).iloc[0]
+        assert (row["matched"], row["clusters"], row["p_smallest"]) == (15, 3, 0.25)
+        assert row["verdict"] == "inconclusive"
+        assert row["p"] == 0.25
+
+    def test_ties_cannot_lower_p(self):
+        row = table(events("a", TIMES[:12]), events("b", TIMES[:9]), events("b", TIMES[9:12] + 1)).iloc[0]
+        assert (row["ties"], row["p_smallest"], row["p"]) == (9, 0.25, 0.25)
+        assert row["verdict"] == "together"
+
+    def test_heights_that_shift_onsets_alone_make_no_lead(self):
+        """A linear ramp of 10 steps to 100x is half way up, on the log scale, two steps before one to 8x."""
+        rng = np.random.default_rng(3)
+        claimed, by_onset = 0, 0
+        times = 200 + 300 * np.arange(12)
+        for _ in range(60):
+            spikes = []
+            for at, name in enumerate("abcd"):
+                height = (100.0, 8.0, 8.0, 100.0)[at] * np.exp(0.3 * rng.standard_normal(12))
+                half = 10 * (np.sqrt(height) - 1) / (height - 1)
+                starts = times + 2 * rng.standard_normal(12)
+                onsets, peaks = np.round(starts + half), np.round(starts + 10)
+                spikes += [
+                    event(name, *map(int, (o,)), float(h), int(p))
+                    for o, h, p in zip(onsets, height, peaks, strict=True)
+                ]
+            found = table(spikes, names="abcd")
+            claimed += found["verdict"].isin(["leads", "follows"]).any()
+            by_onset += (found["p_wilcoxon"] <= 0.05).any()
+        assert by_onset > 12  # onsets alone would claim an order
+        assert claimed <= 0.06 * 60 + (60 * 0.06 * 0.94) ** 0.5
+
+
+class TestAssociation:
+    def test_the_p_of_each_width_and_of_blocks(self):
+        rng = np.random.default_rng(0)
+        times = np.sort(rng.choice(np.arange(0, 8000, 80), 25, replace=False))
+        row = table(events("a", times), events("b", times + 3)).iloc[0]
+        names = ["p_near_50", "p_near_100", "p_near_200", "p_near_400", "p_near_shift", "p_near_adjusted"]
+        assert row["near"] == 25 > 2 * row["near_by_chance"]
+        assert (row[names].astype(float) == 1 / 201).all()
+
+    def test_independent_layers_are_said_to_be_so(self):
+        rng = np.random.default_rng(1)
+        spikes = [e for n in "ab" for e in events(n, np.unique(rng.integers(2000, 4000, 25)))]
+        found = table(spikes)
+        assert found["p_near_adjusted"].iloc[0] > 0.05
+        assert "No more often than by chance at nearly the same time: b" in say_lead(found, PARAMETERS).sentence
+
+
+class TestPooling:
+    def test_runs_too_short_alone_lead_together(self):
+        runs = [events("a", TIMES[:4]) + events("b", TIMES[:4] + 5) for _ in range(3)]
+        assert table(runs[0]).iloc[0]["verdict"] == "too few events"
+        row = lags(runs, ["a", "b"], "a", draws=200).iloc[0]
+        assert (row["matched"], row["clusters"], row["lag"], row["verdict"]) == (12, 12, 5, "leads")
+
+    def test_nothing_reaches_from_one_run_into_another(self):
+        runs = [events("a", TIMES), events("b", TIMES + 5)]
+        row = lags(runs, ["a", "b"], "a", draws=200).iloc[0]
+        assert (row["matched"], row["near"], row["near_by_chance"]) == (0, 0, 0)
+        line, moves = side_by_side([[], *runs, [], runs[0]], 900)
+        assert moves[:2] == [0, 0]
+        assert all(each % 500 == 0 for each in moves)
+        onsets = np.sort([each.onset for each in line])
+        assert (np.diff(onsets) >= 900).sum() == 2
+
+    def test_one_run_in_a_list_is_that_run_and_the_order_of_runs_does_not_matter(self):
+        rng = np.random.default_rng(0)
+        runs = [delayed(rng, number) for number in (3, 5, 4)]
+        pd.testing.assert_frame_equal(lags([runs[0]], list("abc"), "a"), lags(runs[0], list("abc"), "a"))
+        one, other = (lags(each, list("abc"), "a") for each in (runs, runs[::-1]))
+        shown = ["matched", "clusters", "lag", "low", "high", "p_adjusted", "near", "verdict"]
+        pd.testing.assert_frame_equal(one[shown], other[shown])
+
+    def test_no_run_and_no_spike(self):
+        for nothing in ([], [[]], [[], []]):
+            found = lags(nothing, ["a", "b"], "a")
+            assert found["verdict"].tolist() == ["too few events"]
+            assert found["matched"].tolist() == [0]
+
+
+class TestSecondOpinion:
+    def curves(self, lag, every=1, steps=4000):
+        rng = np.random.default_rng(0)
+        values = np.exp(0.05 * rng.standard_normal((steps, 2)))
+        values[TIMES[:30], 0] *= 5
+        values[TIMES[:30] + lag, 1] *= 50
+        return pd.DataFrame(values, columns=["a", "b"], index=pd.RangeIndex(0, steps * every, every, name="step"))
+
+    def test_it_agrees_and_disagrees(self):
+        spikes = events("a", TIMES[:30]) + events("b", TIMES[:30] + 5)
+        row = table(spikes, magnitudes=self.curves(5)).iloc[0]
+        assert (row["lag_alike"], row["low_alike"], row["high_alike"], row["agrees"]) == (5, 5, 5, 1)
+        other = table(spikes, magnitudes=self.curves(-4))
+        assert (other.iloc[0]["lag_alike"], other.iloc[0]["agrees"], other.iloc[0]["verdict"]) == (-4, 0, "leads")
+        assert "disagrees: b -4 steps [-4, -4]" in say_lead(other, PARAMETERS).sentence
+
+    def test_it_speaks_in_steps_and_pools_runs(self):
+        spikes = events("a", 10 * TIMES[:30]) + events("b", 10 * TIMES[:30] + 50)
+        assert table(spikes, magnitudes=self.curves(5, every=10)).iloc[0]["lag_alike"] == 50
+        halves = [events("a", TIMES[:30]) + events("b", TIMES[:30] + 5)] * 2
+        found = lags(halves, ["a", "b"], "a", draws=200, magnitudes=[self.curves(5)] * 2)
+        assert found.iloc[0]["lag_alike"] == 5
+
+    def test_without_curves_or_with_a_gap_it_says_nothing(self):
+        spikes = events("a", TIMES[:6]) + events("b", TIMES[:6] + 5)
+        frame = self.curves(5)
+        for given in (None, frame[["b"]], frame.iloc[::2].iloc[[0, 5, 9]], frame.drop(index=TIMES[:6] + 40)):
+            assert np.isnan(table(spikes, magnitudes=given).iloc[0][["lag_alike", "agrees"]].astype(float)).all()
+
+
+class TestDepth:
+    def told(self, spikes, names):
+        (found,) = say_depth(group(spikes, names, 20), names, PARAMETERS)
+        return found
+
+    def test_order_is_seen_with_layers_missing_and_not_without_order(self):
+        rng = np.random.default_rng(0)
+        spikes = [event(n, int(t) + 2 * at) for at, n in enumerate("abcde") for t in TIMES[:12] if rng.random() > 0.3]
+        found = self.told(spikes, "abcde")
+        assert (found.verdict, round(found.numbers["correlation"], 6)) == ("deeper later", 1.0)
+        assert self.told([event(e.label, 10000 - e.onset) for e in spikes], "abcde").verdict == "deeper sooner"
+        shuffled = [event(n, int(t) + int(rng.integers(0, 9))) for n in "abcde" for t in TIMES[:12]]
+        assert self.told(shuffled, "abcde").verdict == "none"
+
+    def test_onsets_without_peaks_make_no_order(self):
+        spikes = [event(n, int(t) + at, peak=int(t) + 10) for at, n in enumerate("abcde") for t in TIMES[:12]]
+        assert self.told(spikes, "abcde").verdict == "none"
+
+    def test_too_few_ties_and_what_is_not_finite(self):
+        assert self.told([event(n, int(t)) for n in "abcde" for t in TIMES[:12]], "abcde").verdict == "too few events"
+        broken = [event(n, 100 * t + at, height=np.inf) for at, n in enumerate("abc") for t in range(1, 9)]
+        assert depth_trend(group(broken, "abc", 20), "abc").rows == 0
+        assert say_depth([], "ab", PARAMETERS) == []
