@@ -271,7 +271,8 @@ class TestAnalyze:
         analysis = analyze(make(tmp_path / "r", steps=1500, layers=5))
         assert analysis.events == ()
         assert {each.kind: each.verdict for each in analysis.findings} == {
-            "spikes": "none", "dips": "none", "collapse": "none", "divergence": "none", "not judged": "not judged",
+            "spikes": "none", "dips": "none", "drift": "none", "collapse": "none", "divergence": "none",
+            "not judged": "not judged",
         }  # fmt: skip
         assert "No gradient spike" in finding(analysis, "spikes").sentence
         assert max(finding(analysis, "spikes").numbers["resolution"].values()) < 2.2
@@ -341,7 +342,9 @@ class TestAnalyze:
         assert [from_json(Finding, each).sentence for each in content["findings"]] == [
             each.sentence for each in analysis.findings
         ]
-        assert sorted(path.name for path in folder.iterdir()) == ["events.parquet", "findings.json", "lags.parquet"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "couplings.parquet", "events.parquet", "findings.json", "lags.parquet",
+        ]  # fmt: skip
 
     def test_parameters_reach_the_detectors_and_are_recorded(self, tmp_path):
         run = make(tmp_path / "r", steps=600, layers=2, spikes=(300,), heights=(3.0,))
