@@ -26,6 +26,8 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     notebook = nbformat.read(path, as_version=4)
     kept = pictures(notebook)
     assert kept >= 3
+    for cell in notebook.cells:  # shorter than the notebook that is kept
+        cell.source = cell.source.replace("train.steps=200", "train.steps=60")
     NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert pictures(notebook) == kept
     text = nbformat.writes(nbformat.read(path, as_version=4))

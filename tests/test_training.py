@@ -214,6 +214,7 @@ def test_the_published_recipes_run_a_step(tmp_path: Path, preset: str) -> None:
         preset,
         {"data.batch_size": 2, "data.image_size": 32, "model.patch_size": 16, "train.steps": 1, "probes.knn.k": 1},
         {"schedule.warmup_steps": 0, "data.bank_images": 4, "data.held_out_images": 2, "probes.spectrum": False},
+        {"model.depth": 2} if preset.endswith("b") else {},  # its 12 blocks are wider, and otherwise those of ViT-S
     )
     with process_group("cpu") as ranks:
         setup = prepare(config, open_dataset(config.data), ranks)
