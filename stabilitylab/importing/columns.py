@@ -55,7 +55,8 @@ class Columns:
         self._runs: set[str] = set()
 
     def _choose(self, names: Sequence[str], lower: Mapping[str, str], chosen: str | None) -> str:
-        shown = ", ".join(repr(name) for name in list(names)[:12]) + (", ..." if len(names) > 12 else "")
+        shortened = [name if len(name) <= 40 else f"{name[:37]}..." for name in list(names)[:12]]
+        shown = ", ".join(map(repr, shortened)) + (", ..." if len(names) > 12 else "")
         if chosen is not None:
             if chosen not in names:
                 raise InputError(f"{self._where} has no column {chosen!r} of steps; it has {shown}")
