@@ -7,7 +7,7 @@ of one step planted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +28,8 @@ LAYERS = 10
 STEPS = 8192
 """Samples of a layer that are tried, one stretch drawn at random from more."""
 
-SAMPLES = 400_000
-"""Resampled samples in which false alarms are counted, about."""
+SAMPLES, SERIES = 400_000, 64
+"""Resampled samples, and series, in which false alarms are counted, at most; spikes are planted in 3/4 as many more."""
 
 BLOCK, LONGEST = 64, 256
 """Samples in a block that is drawn: an eighth of the series, between these; every seam may cut a burst in two."""
@@ -103,22 +103,22 @@ def calibrate(
             break
     if not noises:
         return None
-    alarms = searched = 0
-    found, planted = dict.fromkeys(HEIGHTS, 0), dict.fromkeys(HEIGHTS, 0)
-    for noise in noises.values():
-        log = noise.draw(max(1, SAMPLES // (len(noises) * len(noise.level))), rng)
-        alarms, searched = alarms + sum(map(len, _search(log, detector))), searched + log.size
-        for height in HEIGHTS:
-            log = noise.draw(max(1, SAMPLES // (8 * len(noises) * len(noise.level))), rng)
-            at = APART + np.arange(0, len(log) - APART - 1, APART) + rng.integers(0, APART // 2)
-            at = at[at < len(log)]
-            log[at] += np.log(height)
-            planted[height] += at.size * log.shape[1]
-            found[height] += sum(_hits(at, events_of) for events_of in _search(log, detector))
-    power = {height: _part(found[height], planted[height]) for height in HEIGHTS}
+    shapes = dict(zip(map(str, frame.columns), detector.shapes(frame), strict=True))
+    samples = len(noises) * max(len(each.level) for each in noises.values())
+    quiet = max(1, min(SAMPLES // samples, SERIES // len(noises)))
+    tried = [_tried(noise, quiet, max(1, quiet // 4), detector, shapes[label], rng) for label, noise in noises.items()]
+    alarms = sum(number for number, _, _ in tried)
+    found, planted = np.sum([hits for _, hits, _ in tried], axis=0), np.sum([all_ for _, _, all_ in tried], axis=0)
+    searched = quiet * sum(len(each.level) for each in noises.values())
+    power = {height: _part(int(a), int(b)) for height, a, b in zip(HEIGHTS, found, planted, strict=True)}
     steps = max(len(each.level) for each in noises.values())
     return Calibration(
-        tuple(sorted(noises)), steps, min(each.block for each in noises.values()), _rate(alarms, searched), power, seed
+        tuple(sorted(noises)),
+        steps,
+        min(each.block for each in noises.values()),
+        _rate(alarms, searched),
+        power,
+        seed,
     )
 
 
@@ -168,17 +168,25 @@ def _noise(values: np.ndarray, steps: np.ndarray, events: Sequence[Event], block
     return _Noise(level, log - level, starts, size)
 
 
-def _search(log: np.ndarray, detector: spike.Detector) -> Iterator[list[Event]]:
-    """Yield the spikes of each column."""
+def _tried(
+    noise: _Noise, quiet: int, spiked: int, detector: spike.Detector, shapes: spike.Shapes, rng: np.random.Generator
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the events in so many series without spikes; and by height the spikes found, and planted, in others."""
+    log = noise.draw(quiet + spiked * len(HEIGHTS), rng)
+    at = APART + np.arange(0, len(log) - APART - 1, APART) + rng.integers(0, APART // 2)
+    at = at[at < len(log)]
+    height = np.repeat(np.log(HEIGHTS), spiked)
+    log[at, quiet:] += height
     frame = pd.DataFrame(np.exp(log - np.median(log)))
-    found = [each for each in detector.detect("resampled", frame, {}) if each.kind == "spike"]
-    for column in frame.columns:
-        yield [each for each in found if each.label == str(column)]
-
-
-def _hits(at: np.ndarray, events: Sequence[Event]) -> int:
-    """Return how many planted samples lie within an event, one sample of tolerance."""
-    return sum(any(each.start - 1 <= step <= each.stop + 1 for each in events) for step in at.tolist())
+    events, _ = detector.examine("resampled", frame, [shapes] * log.shape[1])
+    spans = np.array([(int(each.label), each.start, each.stop) for each in events if each.kind == "spike"], dtype=int)
+    column, start, stop = spans.reshape(-1, 3).T
+    marked = np.zeros((len(log) + 2, log.shape[1]), dtype=int)  # samples within an event, one sample of tolerance
+    np.add.at(marked, (np.maximum(start - 1, 0), column), 1)
+    np.add.at(marked, (np.minimum(stop + 2, len(log)), column), -1)
+    hit = (np.cumsum(marked, axis=0)[at, quiet:] > 0).sum(axis=0)
+    found = hit.reshape(len(HEIGHTS), spiked).sum(axis=1)
+    return int(np.sum(column < quiet)), found, np.full(len(HEIGHTS), len(at) * spiked)
 
 
 def _rate(count: int, samples: int) -> Counted:

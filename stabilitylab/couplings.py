@@ -19,9 +19,10 @@ import pandas as pd
 
 from stabilitylab.findings import Event
 from stabilitylab.signals import Signal
+from stabilitylab.stats.difference import holm
 from stabilitylab.stats.lag import FEWEST, cluster, match, median_interval, sign_p
 from stabilitylab.stats.surrogates import jitter, shift_blocks
-from stabilitylab.stats.triggered import Excess, excess, holm, moved_into, num_within
+from stabilitylab.stats.triggered import Excess, excess, moved_into, num_within
 
 __all__ = ["COLUMNS", "PAIRS", "couplings", "onsets"]
 

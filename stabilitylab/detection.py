@@ -97,7 +97,9 @@ def _tried(
     if label not in frame:
         return None
     known = about if about.get("correct_label", label) == label else {**about, "correct": None}
-    return dip_trials(frame[label].dropna(), known, [each for each in events if each.label == label], detector, seed)
+    return dip_trials(
+        dip.measured(frame[label]), known, [each for each in events if each.label == label], detector, seed
+    )
 
 
 def _about(run: Run, name: str, frame: pd.DataFrame) -> dict[str, Any]:

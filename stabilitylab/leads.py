@@ -44,6 +44,9 @@ USUAL_WIDTH = 200
 BLOCK = 500
 """Steps of a block whose events are shifted together."""
 
+LARGEST = 4_000_000
+"""Draws times spikes at most; with very many spikes there are fewer draws, at least 200."""
+
 SIMILAR = 1.5
 """Events whose heights differ by no more than this factor cannot differ in time because of their heights."""
 
@@ -241,6 +244,7 @@ def _associations(
 ) -> list[dict[str, Any]]:
     """Return how many spikes of the first layer have one of each other nearby, by chance too, and the p-values."""
     others = [each.onset for each in later]
+    draws = min(draws, max(LARGEST // max(len(lead.onset), 1), 200))
     moved = {
         f"p_near_{width}": association(lead.onset, others, jitter(lead.onset, width, draws, rng, clusters), near)
         for width in WIDTHS

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -132,7 +133,10 @@ class Trial:
             self._model = VisionTransformer(
                 img_size=8, patch_size=4, in_chans=1, num_classes=CLASSES, embed_dim=8, depth=2, num_heads=2
             )
+        self._model.diagnostics = ("NAME",)  # type: ignore[assignment]
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
+        stabilizers = SimpleNamespace(labels=["total"], coefficients=torch.ones(1))
+        self._optimizer.stabilizers = stabilizers  # type: ignore[attr-defined]
         cross_entropy(self._model(images), labels).backward()
         self._optimizer.step()
         self._held_out = HeldOut(images, labels, images, labels, self._encode)
@@ -143,7 +147,8 @@ class Trial:
         with torch.no_grad():
             features = self._encode(images)
         others = dict.fromkeys(("prediction", "key", "positive"), features["projection"].flip(1))
-        self.outputs: Mapping[str, Tensor] = {**features, **others, "labels": labels, "indices": torch.arange(IMAGES)}
+        told = {"labels": labels, "indices": torch.arange(IMAGES), "diagnostics.NAME": torch.zeros(())}
+        self.outputs: Mapping[str, Tensor] = {**features, **others, **told}
         """The named outputs of a step that probes are known to ask for."""
 
     def _encode(self, images: Tensor) -> dict[str, Tensor]:
@@ -154,6 +159,9 @@ class Trial:
         """Return what a probe cannot be built without, by leaving out one thing after another."""
         unlabeled = replace(self._held_out, labels=None, bank_labels=None)
         plain = torch.optim.SGD(self._model.parameters(), lr=1e-3)
+        plain.stabilizers = self._optimizer.stabilizers  # type: ignore[attr-defined]
+        silent = copy(self._model)
+        del silent.diagnostics
         # of each line the first that fails is told: it implies the others
         groups: tuple[dict[str, dict[str, Any]], ...] = (
             {
@@ -161,7 +169,12 @@ class Trial:
                 "held-out images": {"held_out": None},
                 "inputs or held-out images": {"held_out": None, "inputs": None},
             },
-            {"an Adam-like optimizer": {"optimizer": plain}, "an optimizer": {"optimizer": None}},
+            {
+                "an optimizer with stabilizers": {"optimizer": copy(self._optimizer)},  # which leaves them out
+                "an Adam-like optimizer": {"optimizer": plain},
+                "an optimizer": {"optimizer": None},
+            },
+            {"a model with diagnostics": {"model": silent}},
             {"a momentum encoder": {"teacher": None}},
         )
         failing = ([need for need, missing in group.items() if not self._takes(kind, missing)] for group in groups)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from stabilitylab.detectors.dip import area_lost
+from stabilitylab.detectors.dip import area_lost, measured
 from stabilitylab.findings import Event
-from stabilitylab.stats.spectrum import effective_rank
+from stabilitylab.signals import curve_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -81,7 +81,7 @@ class View:
     @cached_property
     def accuracy(self) -> pd.Series:
         """The accuracy inside, without what was not measured."""
-        return self.curve("knn.accuracy", self.accuracy_column).astype(float).dropna()
+        return measured(self.curve("knn.accuracy", self.accuracy_column))
 
     @cached_property
     def falls(self) -> list[Event] | None:
@@ -112,15 +112,9 @@ class View:
 
     def rank(self, tap: str) -> float:
         """Return the effective rank of an embedding at its last spectrum inside; NaN where it was not recorded."""
-        recorded = self.curve("spectrum.rank", tap).dropna()
-        if len(recorded):
-            return float(recorded.iloc[-1])
-        name = f"spectrum.{tap}"
-        if name not in self.analysis.run:
-            return NAN
-        spectra = self.analysis.run[name].loc[self.first : self.last].dropna()
-        values = np.maximum(spectra.to_numpy(dtype=float)[-1:], 0.0)
-        return float(effective_rank(np.sqrt(values))[0]) if len(values) and np.isfinite(values).all() else NAN
+        curve = curve_of(self.analysis.run, f"rank of {tap}", None)
+        inside = pd.Series(dtype=float) if curve is None else curve.loc[self.first : self.last].dropna()
+        return float(inside.iloc[-1]) if len(inside) else NAN
 
 
 @dataclass(frozen=True)

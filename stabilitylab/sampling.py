@@ -66,5 +66,5 @@ def limit_lags(table: pd.DataFrame, every: int) -> pd.DataFrame:
     vague = claimed & ~beyond
     table = table.copy()
     table.loc[vague, "verdict"] = "inconclusive"
-    table.loc[vague, "reason"] = f"the gradients were recorded every {every} steps: a lag of less cannot be seen"
+    table.loc[vague, "reason"] = f"the gradients were recorded every {every:,} steps: a lag of less cannot be seen"
     return table

@@ -123,9 +123,9 @@ def _rank(run: Run, tap: str) -> pd.Series | None:
         return None
     frame = run[f"spectrum.{tap}"]
     values = frame.to_numpy(dtype=float)
-    whole = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1)
+    whole = np.isfinite(values).all(axis=1)
     ranks = np.full(len(values), np.nan)
-    ranks[whole] = effective_rank(values[whole])
+    ranks[whole] = effective_rank(np.maximum(values[whole], 0.0))  # rounding makes eigenvalues of zero negative
     return pd.Series(ranks, frame.index, name=tap)
 
 

@@ -128,22 +128,24 @@ def collapse_trials(
     for each in events:
         quiet &= ~((frame.index >= each.start) & (frame.index <= each.stop))
     values = np.maximum(frame.to_numpy(dtype=float)[quiet], 0.0)
-    number, least = len(values), detector.parameters.persistence
-    if number < 2 * least or not values.any():
+    rows, least = len(values), detector.parameters.persistence
+    if rows < 2 * least or not values.any():
         return None
     values = -np.sort(-values[-LONGEST:], axis=1)
     length = len(values)
-    rows = np.arange(length)
     alarms = 0
     for _ in range(CURVES):
-        drawn = block_bootstrap(rows, length, least, rng)
+        drawn = block_bootstrap(np.arange(length), length, least, rng)
         alarms += len(detector.detect("spectrum", pd.DataFrame(values[drawn]), about))
     samples = about.get("samples")
     measurable = min(values.shape[1], max(int(samples) - 1, 1)) if samples else values.shape[1]
     found = {}
     for share in SHARES:
+        number = max(2, int(np.ceil(share * measurable)))
+        if number >= measurable:  # of so few none would be left
+            continue
         planted = values.copy()
-        planted[length // 2 :, measurable - max(2, int(np.ceil(share * measurable))) :] *= 1e-6
+        planted[length // 2 :, measurable - number :] *= 1e-6
         events = detector.detect("spectrum", pd.DataFrame(planted), about)
         found[share] = float(any(each.start >= length // 2 for each in events))
-    return Trials(CURVES, length, alarms, alarms / (CURVES * length) * number, found)
+    return Trials(CURVES, length, alarms, alarms / (CURVES * length) * rows, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ SAMPLES, FEATURES, CLASSES = 48, 10, 3
 
 class Model(nn.Module):
     """Everything that a careless probe could disturb: dropout, batch norm, frozen, unused and averaged parameters."""
+
+    diagnostics = ("cosine", "not_told")
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,14 +72,19 @@ def training(model: Model, optimizer: torch.optim.Optimizer, first: int, stop: i
         loss.backward()
         outputs = {"representation": features, "labels": labels, "indices": torch.arange(SAMPLES)}
         outputs |= {"projection": projection, "positive": positive}
+        cosine = nn.functional.cosine_similarity(projection, positive).mean()
+        outputs |= {"diagnostics.cosine": cosine}
         yield {"loss": loss, "outputs": outputs, "images": SAMPLES, "scalars": {"momentum": 0.99}}
+        optimizer.stabilizers.coefficients = torch.full((1,), 1 / (1 + step))
         optimizer.step()
 
 
 def build(seed: int = 0) -> tuple[Model, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     model = Model()
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer.stabilizers = SimpleNamespace(labels=["total"], coefficients=None)
+    return model, optimizer
 
 
 def record(path: Path, steps: int = 50, probes: dict[str, Any] | None = None) -> Run:

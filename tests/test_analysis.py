@@ -234,6 +234,16 @@ class TestAnalyze:
         found = finding(analyze(make(tmp_path / "r", steps=60, layers=2, nonfinite=tuple(range(60)))), "divergence")
         assert (found.verdict, found.numbers["not_finite"]) == ("diverged", 60)
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_where_nothing_is_finite_nothing_is_denied(self, tmp_path, value):
+        made = synthetic.synthesize(steps=400, layers=2, knn_every=4, spectrum_every=4)
+        series = {name: frame * value + value for name, frame in made.series.items() if name != "knn.correct"}
+        broken = synthetic.Synthetic(series, {}, made.layers, (), made.parameters)
+        synthetic.write(tmp_path / "r", broken)
+        analysis = analyze(Run(tmp_path / "r"))
+        assert {finding(analysis, kind).verdict for kind in ("dips", "drift", "collapse")} == {"not judged"}
+        assert "of 2 layers" in finding(analysis, "spikes").sentence
+
     def test_a_short_run_says_that_it_is_too_short_to_diverge(self, tmp_path):
         run = make(tmp_path / "r", steps=140, layers=2, diverge_at=60)
         found = finding(analyze(run), "divergence")

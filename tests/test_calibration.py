@@ -17,13 +17,13 @@ def frame(kind, shape, seed):
 
 @pytest.mark.parametrize("kind", ["gaussian", "autocorrelated"])
 def test_rate_is_that_of_new_noise_and_power_that_of_new_spikes(kind):
-    few = frame(kind, (4000, 6), 0)
+    few = frame(kind, (3000, 6), 0)
     found = calibrate(few, DETECTOR.detect("g", few, {}), DETECTOR)
-    many = frame(kind, (4000, 30), 1)
+    many = frame(kind, (3000, 30), 1)
     rate = len(DETECTOR.detect("g", many, {})) / many.size * 1e4
     assert found.false_alarms.value == pytest.approx(rate, rel=0.6)  # six layers alone say no more
     assert found.false_alarms.low <= found.false_alarms.value <= found.false_alarms.high
-    at = np.arange(200, 3900, 120)
+    at = np.arange(200, 2900, 120)
     many.iloc[at] *= 2
     seen = {(each.label, each.peak) for each in DETECTOR.detect("g", many, {})}
     power = np.mean([(str(label), step) in seen for label in many for step in at])

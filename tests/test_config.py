@@ -87,7 +87,7 @@ def test_a_probe_can_be_told_and_switched_off() -> None:
         (["optimizer.lrr=1"], r"no setting is named 'optimizer.lrr'; did you mean optimizer.lr"),
         (["nothing.at.all=1"], r"no setting is named 'nothing.at.all'"),
         (["optimizer.lr=-1"], r"optimizer.lr was -1: Input should be greater than 0"),
-        (["model.stem=conv"], r"model.stem was 'conv': Input should be 'patchify' or 'convolutional'"),
+        (["model.stem=conv"], r"model.stem was 'conv': Input should be 'patchify', 'convolutional', 'c_18gf', 's1'"),
         (["optimizer.name=adamww"], r"no optimizer is named 'adamww'; did you mean adamw"),
         (["method.name=moco"], r"no method is named 'moco'; did you mean moco_v3"),
         (["probes.kn.every=3"], r"no setting is named 'probes.kn.every'; did you mean probes.knn.every"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from stabilitylab import plugins
 from stabilitylab.detectors import collapse, dip, divergence, spike
@@ -253,6 +254,30 @@ class TestSpike:
         for column in range(4):
             log[at, column] += np.log(resolution[str(column)].ratio)
         assert 0.75 <= len(spikes(log)) / (4 * len(at)) <= 1.0  # the planted ones widen the upper tail a little
+
+    def test_columns_of_the_same_noise_learn_their_tails_from_each_other(self, rng):
+        """The threshold of each comes nearer to that of normal noise, 3.95; heavy tails of the others are believed."""
+
+        def thresholds(kind, columns):
+            log = log_frame(0.2 * noise(kind, (2000, 12), rng)).iloc[:, columns]
+            _, seen = spike.Detector().examine("gradients.norm", log)
+            return np.array([each.threshold for each in seen.values()])
+
+        normal = -stats.norm.ppf(0.65 * spike.Parameters().false_alarms / 1e4)
+        together, alone = thresholds("gaussian", slice(None)), thresholds("gaussian", slice(1))
+        assert normal - 0.1 < together.mean() < normal + 0.5
+        assert alone[0] > together.mean() + 0.2
+        assert thresholds("student", slice(None)).min() > together.max() + 1
+
+    def test_the_order_of_columns_does_not_matter_and_a_long_series_stands_alone(self, rng):
+        log = 0.2 * noise("student", (1500, 5), rng)
+        log[300::400] += np.log(6)
+        forward, backward = log_frame(log), log_frame(log).iloc[:, ::-1]
+        find = spike.Detector().detect
+        assert find("gradients.norm", forward, {}) == find("gradients.norm", backward, {})
+        long = log_frame(0.2 * noise("gaussian", (spike.ALONE + 1, 2), rng))
+        whole = find("gradients.norm", long, {})
+        assert whole == sorted(each for label in long for each in find("gradients.norm", long[[label]], {}))
 
 
 class TestDip:

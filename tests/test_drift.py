@@ -56,6 +56,24 @@ class TestOwnPast:
             for fall in (dip, step):
                 assert detect(*measured(level("saturating", LENGTH) - fall, 2000, False, rng)) == []
 
+    def test_what_is_infinite_was_not_measured_and_whole_numbers_are_accuracies_too(self):
+        rng = np.random.default_rng(0)
+        curve = level("early peak", LENGTH) - falling(0.06) + wobble(0.002, 0.0, LENGTH, rng)
+        frame, _ = measured(curve, 2000, False, rng)
+        missing, infinite = frame.copy(), frame.copy()
+        missing.iloc[50], infinite.iloc[50] = np.nan, np.inf
+        assert detect(infinite, {}) == detect(missing, {})
+        whole = pd.DataFrame({"bank": np.repeat([0, 1, 0, 1], 50)})
+        assert detect(whole, {}) == detect(whole.astype(float), {})
+
+    def test_no_fall_is_promised_that_does_not_count_or_cannot_be(self):
+        frame = pd.DataFrame({"bank": np.full(LENGTH, 0.8)})
+        _, told = drift.Detector().examine("knn.accuracy", frame, {})
+        assert told["bank"][0].reach == pytest.approx(0.005 * 0.8)
+        frame["bank"] = 0.01 + np.random.default_rng(0).standard_normal(LENGTH)
+        _, told = drift.Detector().examine("knn.accuracy", frame, {})
+        assert told["bank"][0].reach == np.inf
+
     def test_a_fall_that_comes_back_ends(self):
         rng = np.random.default_rng(0)
         there_and_back = 0.08 * np.interp(np.arange(LENGTH), [60, 110, 130, 180], [0, 1, 1, 0])

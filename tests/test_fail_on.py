@@ -184,6 +184,9 @@ class TestMeasures:
     def test_a_rank_without_its_series_comes_from_the_spectrum(self):
         equal = pd.DataFrame(np.ones((3, 8)), columns=[str(each) for each in range(8)])
         assert measure(self.made({"spectrum.projection": equal}), ["rank"])["rank"] == pytest.approx(8)
+        shares = equal * [0.5, 0.25, 0.25, 0, 0, 0, 0, -1e-12]  # of the variance, as `spectrum.rank` has them
+        rank = measure(self.made({"spectrum.projection": shares}), ["rank"])["rank"]
+        assert rank == pytest.approx(2**1.5)
 
     @pytest.mark.parametrize(("until", "diverged"), [(199, 1), (150, 0)])
     def test_diverged_is_what_does_not_return(self, until, diverged):

@@ -216,6 +216,10 @@ def test_every_probe_is_listed_with_what_it_needs() -> None:
     assert listed["knn"].needs == ("held-out images with labels",)
     assert listed["spectrum"].needs == ("held-out images",)
     assert listed["gradients"].needs == ()
+    assert listed["adam"].needs == ("an Adam-like optimizer",)
+    assert listed["stabilizers"].needs == ("an optimizer with stabilizers",)
+    assert listed["method"].needs == ("a model with diagnostics",)
+    assert listed["method"].outputs == ("diagnostics.NAME",)
     assert {"gradients.norm", "gradients.max"} <= set(listed["gradients"].series)
     assert listed["updates"].distribution.startswith("stabilitylab ")
     for entry in listed.values():

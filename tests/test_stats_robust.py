@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabilitylab.stats.robust import PRIOR, fold, past, past_level, past_median, runs_of, tail_of, unfold
+from stabilitylab.stats.robust import fold, past, past_level, past_median, runs_of, unfold
+from stabilitylab.stats.tails import PRIOR, evidence_of, pooled, tail_of
 
 NONE = np.empty(0, dtype=int)
 
@@ -132,6 +133,18 @@ def test_a_long_upper_tail_is_taken_for_what_is_looked_for(rng):
     often = rng.random(5000) < 0.15
     noise[often] += rng.exponential(4.0, int(often.sum()))
     assert tail_of(noise).shape <= PRIOR
+
+
+def test_a_sample_learns_from_others_and_not_from_itself(rng):
+    normal = [evidence_of(rng.standard_normal(2000)) for _ in range(10)]
+    heavy = evidence_of(rng.standard_t(3, 2000))
+    each, further = pooled(np.array([one.both for one in [*normal, heavy]]), PRIOR)
+    alone, helped = normal[0].tail(PRIOR).shape, normal[0].tail(PRIOR, each[0]).shape
+    assert helped < min(0.06, alone)
+    assert heavy.tail(PRIOR, each[-1]).shape > 0.1  # one that is plainly different is believed
+    without = pooled(np.array([one.both for one in normal]), PRIOR)[1]
+    np.testing.assert_allclose(each[-1], without, atol=1e-6)
+    np.testing.assert_allclose(np.exp(further).sum(), 1, rtol=1e-9)
 
 
 def test_threshold_without_evidence_is_that_of_heavy_tails():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from stabilitylab.stats.difference import holm
 from stabilitylab.stats.surrogates import jitter
-from stabilitylab.stats.triggered import course, excess, holm, moved_into, num_within
+from stabilitylab.stats.triggered import course, excess, moved_into, num_within
 
 
 @pytest.fixture

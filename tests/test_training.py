@@ -123,9 +123,23 @@ def test_probes_do_not_change_the_training(tmp_path: Path) -> None:
     assert (tmp_path / "a" / last).read_bytes() == (tmp_path / "b" / last).read_bytes()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb", "lars", "sgd"])
-def test_resuming_an_interrupted_run_gives_the_series_of_a_whole_one(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "stabilize"),
+    [
+        ("adamw", {}),
+        ("lamb", {"reset_every": 6, "reset_warmup": 3}),
+        ("lars", {}),
+        ("sgd", {"clip": "agc"}),
+        ("stableadamw", {"clip": "zclip", "zclip_warmup": 5, "threshold": 0.5}),
+        ("muon", {"reset_every": 6, "reset_warmup": 3}),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "-".join(each),
+)
+def test_resuming_an_interrupted_run_gives_the_series_of_a_whole_one(
+    tmp_path: Path, optimizer: str, stabilize: dict[str, Any]
+) -> None:
     settings = {"optimizer__name": optimizer, "model__drop_path": 0.2}
+    settings |= {f"stabilize__{name}": value for name, value in stabilize.items()}
     _, whole = go(tmp_path / "whole", **settings)
     stop = {14: lambda: os.kill(os.getpid(), signal.SIGTERM)}
     outcome, run = go(tmp_path / "parts", Quiet(stop), **settings)

@@ -82,6 +82,7 @@ class TestTrials:
             told = collapse_trials(frame, {"samples": samples}, [], collapse.Detector())
             assert told.alarms == 0
             assert samples < 1600 or set(told.found.values()) == {1.0}
+        assert collapse_trials(frame[["0"]], {}, [], collapse.Detector()).found == {}  # none would be left
 
     def test_what_happened_is_not_taken_for_a_false_alarm(self):
         values = np.ones((40, 16))

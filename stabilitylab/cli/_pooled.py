@@ -27,7 +27,7 @@ def tell_pooled(pooled: Pooled) -> None:
         console = Console(highlight=False, width=150)
     console.print(f"\n[bold]{count(len(pooled.runs), 'run')} pooled[/bold]: {escape(', '.join(pooled.runs))}")
     if not pooled.findings:
-        console.print("No gradient spike in any of them, so there is no order in time to test.")
+        console.print("No gradient spike in any of them, or no layer but the first: there is no order in time to test.")
         return
     console.print(escape(SIGN))
     table = Table("layer", "verdict", "lag", "95 %", "n", "clusters", "ties", "p", "smallest p", "why", box=None)

@@ -48,12 +48,12 @@ def compare(
     as_json: bool,
     skip_damaged: bool,
 ) -> None:
-    r"""Compare groups of runs: spikes, falls of the accuracy, final accuracy, rank.
+    """Compare groups of runs: spikes, falls of the accuracy, final accuracy, rank.
 
     The groups are separated by a word of two dashes; each later one is compared with the first. Runs with equal
     seeds are compared in pairs.
 
-    \b
+    \u0008
       stabilitylab compare runs/learned-* -- runs/frozen-* --names learned,frozen
     """
     import json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def import_(
         return
     _tell(plan, notes)
     if out is not None and not dry_run:
-        click.echo(f"imported into {out}; next: stabilitylab analyze {out}")
+        click.echo(f"imported into {out}; next: stabilitylab analyze {shlex.quote(str(out))}")
 
 
 def _tell(plan: Plan, notes: list[str]) -> None:

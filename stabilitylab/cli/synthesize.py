@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ def synthesize(out: Path, words: tuple[str, ...], file: Path | None, dry_run: bo
     for line in [*(_fields(chosen) if dry_run else ()), *_planted(made)]:
         click.echo(line)
     if not dry_run:
-        click.echo(f"wrote {out}; the truth is in {out / synthetic.TRUTH}; next: stabilitylab analyze {out}")
+        following = f"stabilitylab analyze {shlex.quote(str(out))}"
+        click.echo(f"wrote {out}; the truth is in {out / synthetic.TRUTH}; next: {following}")
 
 
 def _fields(chosen: Parameters) -> Iterator[str]:

@@ -18,7 +18,7 @@ from stabilitylab.stats.area import area_below
 from stabilitylab.stats.proportion import mcnemar_z, normal_quantile, standard_error, two_proportion_z
 from stabilitylab.stats.robust import MAD_TO_SD
 
-__all__ = ["Compared", "Detector", "Parameters", "area_lost"]
+__all__ = ["Compared", "Detector", "Parameters", "area_lost", "measured"]
 
 LEVEL = 5
 """The level is the median of so many measurements before."""
@@ -96,10 +96,10 @@ class Detector:
         events: list[Event] = []
         compared = {}
         for label in frame.columns:
-            column = frame[label].dropna()
+            column = measured(frame[label])
             own = Votes(votes, column.index) if votes is not None and label == voted else None
             steps = column.index.to_numpy()
-            found, compared[str(label)] = self._find(column.to_numpy(dtype=float), own, samples and int(samples))
+            found, compared[str(label)] = self._find(column.to_numpy(), own, samples and int(samples))
             for each in found:
                 start, onset, peak, stop = (int(steps[at]) for at in each.at)
                 events.append(Event(start, onset, peak, stop, each.kind, name, str(label), each.depth, each.score))
@@ -196,6 +196,12 @@ class Detector:
             Event(1200, 1200, 1400, 1690, "step", "knn.accuracy", "bank", 0.10, np.inf),
         ]
         return "knn.accuracy", frame, {"samples": 2000}, expected
+
+
+def measured(column: pd.Series) -> pd.Series:
+    """Return the values of a column that are finite, as floats: what is NaN or infinite was not measured."""
+    values = column.astype(float)
+    return values[np.isfinite(values)]
 
 
 def area_lost(event: Event, curve: pd.Series) -> float:

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import BLOCK, fold, past, runs_of, tail_of, tail_threshold, unfold
+from stabilitylab.stats.robust import BLOCK, fold, past, runs_of, unfold
+from stabilitylab.stats.tails import tail_of, tail_threshold
 
 __all__ = ["Detector", "Parameters"]
 

@@ -52,7 +52,7 @@ class Own(NamedTuple):
     p: float
     """Its chance, if the curve rose and wandered."""
     reach: float
-    """Smallest fall that would be found nine times in ten; NaN where it cannot be said."""
+    """Smallest fall that would be found nine times in ten; infinite where it is larger than the level itself."""
     since: int
     """Step at which the higher level ends."""
     until: int
@@ -64,9 +64,9 @@ class Compared(NamedTuple):
 
     references: int
     last: int
-    """The last step that all share."""
+    """The last step that all share; -1 where they share too few to be compared."""
     difference: float
-    """Its level at the last common step less their mean."""
+    """Its level at the last common step less their mean; NaN where they cannot be compared."""
     low: float
     """A run like the references would seldom lie lower; NaN with fewer than three."""
     plateau: int
@@ -110,11 +110,11 @@ class Detector:
         events: list[Event] = []
         told = {}
         for label in frame.columns:
-            whole = frame[label].astype(float).dropna()
+            whole = dip.measured(frame[label])
             column = _without(whole, [each for each in falls if each.label == str(label)])
             own = Votes(votes, column.index) if votes is not None and label == voted else None
             found, past = self._own(column, own, samples)
-            others = [each[label].astype(float).dropna() for each in about.get("references", ()) if label in each]
+            others = [dip.measured(each[label]) for each in about.get("references", ()) if label in each]
             behind, compared = self._against(whole, others, samples)
             events += [each(name, str(label)) for each in (found, behind) if each is not None]
             told[str(label)] = (past, compared)
@@ -138,8 +138,11 @@ class Detector:
         stop = int(ends[fall.after + WIDTH - 1]) - 1 if back else len(values) - 1
         best, worst = (_few(int(begins[each.start]), int(ends[each.stop - 1])) for each in (high, low))
         z = fall_z(values, best, worst, votes, samples)
-        past = Own(fall.size, fall.p, fall.critical + 1.28 * fall.spread, int(steps[begins[begin]]), int(steps[stop]))
-        if fall.p > limits.alpha or z < normal_quantile(limits.alpha) or fall.size < limits.smallest * abs(level):
+        smallest = limits.smallest * abs(level)
+        reach = max(fall.critical + 1.28 * fall.spread, smallest)
+        reach = reach if reach <= abs(level) else np.inf
+        past = Own(fall.size, fall.p, reach, int(steps[begins[begin]]), int(steps[stop]))
+        if fall.p > limits.alpha or z < normal_quantile(limits.alpha) or fall.size < smallest:
             return None, past
         at = (int(begins[begin]), int(begins[max(half, begin)]), int(begins[max(lowest, half)]), stop)
         start, onset, peak, last = (int(steps[each]) for each in at)
@@ -151,13 +154,16 @@ class Detector:
     ) -> tuple[_Found | None, Compared | None]:
         limits = self.parameters
         curves = [each for each in others if len(each)]
-        if not curves or column.empty:
+        if not curves:
             return None, None
+        alone = Compared(len(curves), -1, np.nan, np.nan, -1, ())
+        if column.empty:
+            return None, alone
         first = max(int(each.index[0]) for each in (column, *curves))
         last = min(int(each.index[-1]) for each in (column, *curves))
         shared = column[(column.index >= first) & (column.index <= last)]
         if len(shared) < PART:
-            return None, None
+            return None, alone
         steps, width = shared.index.to_numpy(), max(1, len(shared) // PART)
         curve = running_level(shared.to_numpy(), width)
         interpolated = [np.interp(steps, each.index.to_numpy(), each.to_numpy()) for each in curves]

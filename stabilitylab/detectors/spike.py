@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,20 +12,19 @@ import pandas as pd
 from pydantic import Field
 
 from stabilitylab import parameters
+from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ragged
 from stabilitylab.findings import Event
 from stabilitylab.stats.robust import (
     BLOCK,
-    PRIOR,
     Past,
-    Tail,
     delayed,
     fold,
     level_and_residual,
     past,
     runs_of,
-    tail_of,
     unfold,
 )
+from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, pooled
 
 __all__ = ["Detector", "Parameters", "Resolution"]
 
@@ -40,6 +39,15 @@ GROUP = 16
 
 ENOUGH = 4096
 """Blocks that the tails of the noise are estimated from, evenly spread over a longer series."""
+
+ALONE = 32_768
+"""The tails of a longer series are estimated from it alone; a shorter one is helped by the other columns."""
+
+SHARED = (1, 3)
+"""Sums of so many samples learn their tails from other columns; longer ones hold the error of their own level."""
+
+ASKED = 24
+"""So many columns, evenly spread, say what is expected of the others."""
 
 
 class Parameters(parameters.Parameters):
@@ -76,6 +84,10 @@ class Resolution(NamedTuple):
     """Number of spikes to expect of the noise alone."""
 
 
+Shapes = dict[int, np.ndarray]
+"""What is expected of the tails of a column (`pooled`), by the number of samples that are summed."""
+
+
 class Detector:
     """Finds spikes in every column of a positive series, on the log scale.
 
@@ -98,58 +110,112 @@ class Detector:
         """
         return self.examine(name, frame)[0]
 
-    def examine(self, name: str, frame: pd.DataFrame) -> tuple[list[Event], dict[str, Resolution]]:
-        """Return the events, and for each column the noise and the smallest spike that would have been found."""
+    def examine(
+        self, name: str, frame: pd.DataFrame, shapes: Sequence[Shapes] | None = None
+    ) -> tuple[list[Event], dict[str, Resolution]]:
+        """Return the events, and for each column the noise and the smallest spike that would have been found.
+
+        Args:
+            name: of the series.
+            frame: one column for each label.
+            shapes: what is expected of the tails of each column; taken from the other columns if not given.
+        """
         steps = frame.index.to_numpy()
-        values = frame.to_numpy()
-        if values.dtype.kind != "f":
-            values = values.astype(float)
+        values = _floats(frame)
         recorded = _recorded(values)
+        expected = self.shapes(frame) if shapes is None else shapes
         starts = range(0, values.shape[1], GROUP)
         # numpy lets go of the interpreter in long arrays, so that threads share the columns; short ones gain nothing
         workers = min(os.cpu_count() or 1, 8) if frame.size > 2_000_000 else 1
         with ThreadPoolExecutor(workers) as pool:
-            groups = pool.map(lambda first: self._group(values[:, first : first + GROUP], recorded), starts)
+            groups = pool.map(
+                lambda first: self._group(values[:, first : first + GROUP], recorded, expected[first : first + GROUP]),
+                starts,
+            )
             results = [each for group in groups for each in group]
         events: list[Event] = []
         for label, (found, _) in zip(frame.columns, results, strict=True):
             events += found.events(name, str(label), steps)
         return sorted(events), {str(n): each for n, (_, each) in zip(frame.columns, results, strict=True)}
 
-    def _group(self, values: np.ndarray, recorded: np.ndarray) -> list[tuple[Found, Resolution]]:
+    def shapes(self, frame: pd.DataFrame) -> list[Shapes]:
+        """Return what is expected of the tails of each column, from the noise of the others.
+
+        A series that is longer than `ALONE` says enough itself; of many columns `ASKED` are asked.
+        """
+        number = frame.shape[1]
+        if number < 2 or len(frame) > ALONE:
+            return [{}] * number
+        asked = np.unique(np.linspace(0, number - 1, min(number, ASKED)).astype(int))
+        values = _floats(frame)
+        recorded = _recorded(values)
+        said = []
+        for column in asked:
+            _, _, _, blocks = _folded(np.ascontiguousarray(values[:, column]), recorded)
+            masked = ragged(*self._outstanding(blocks))[0]
+            before = past(blocks, masked, self.parameters.floor)
+            sums = self._sums(before, masked, before.spread())
+            said.append({size: evidence.both for size, _, evidence in sums})
+        shapes: list[Shapes] = [{} for _ in range(number)]
+        for size in SHARED:
+            own, further = pooled(np.array([each[size] for each in said]), _prior(size))
+            for each in shapes:
+                each[size] = further
+            for column, one in zip(asked, own, strict=True):
+                shapes[column][size] = one
+        return shapes
+
+    def _group(
+        self, values: np.ndarray, recorded: np.ndarray, shapes: Sequence[Shapes]
+    ) -> list[tuple[Found, Resolution]]:
         columns = np.empty(values.shape[::-1], dtype=values.dtype)
         for first in range(0, len(values), 4096):  # turned in parts that stay in the cache
             columns[:, first : first + 4096] = values[first : first + 4096].T
-        return [self._column(each, recorded) for each in columns]
+        return [self._column(each, recorded, expected) for each, expected in zip(columns, shapes, strict=True)]
 
-    def _column(self, values: np.ndarray, recorded: np.ndarray) -> tuple[Found, Resolution]:
+    def _column(self, values: np.ndarray, recorded: np.ndarray, shapes: Shapes) -> tuple[Found, Resolution]:
         """Return the events of a column in samples, and what could have been seen in it."""
-        log, broken, rows = _log(values, recorded)
-        blocks = fold(np.where(broken, np.nan, log)) if broken.any() else fold(log)
+        log, broken, rows, blocks = _folded(values, recorded)
         # What plainly stands out is left out of the first estimate too, or many spikes would pass for the noise.
-        masked = self._outstanding(blocks)
+        plain = self._outstanding(blocks)
+        masked = ragged(*plain)[0]
         for _ in range(PASSES):
             before = past(blocks, masked, self.parameters.floor)
-            noticed, tails = self._notice(before, masked)
+            noticed, tails = self._notice(before, masked, shapes)
             found = self._measure(log, broken, before, noticed)
-            again = found.samples()
-            if np.array_equal(again, masked):
+            again = self._with_surroundings(found, plain)
+            if not _moved(again, masked):
                 break
             masked = again
         return found.at(rows), self._resolution(before, tails[1], len(log))
 
-    def _outstanding(self, blocks: np.ndarray) -> np.ndarray:
-        """Return the samples of runs above two standard deviations that reach five, and the smallest ratio."""
+    def _outstanding(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where runs above two standard deviations begin and end that reach five, and the smallest ratio."""
         residual, rough, _ = level_and_residual(blocks, np.empty(0, dtype=np.int64))
         rough = np.maximum(rough, self.parameters.floor)
         with np.errstate(invalid="ignore"):
             far = residual > np.maximum(5 * rough, np.log(self.parameters.min_ratio))
             if not far.any():
-                return np.empty(0, dtype=np.int64)
+                return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
             first, last = runs_of(unfold(residual > 2 * rough, residual.size))
         reached = np.flatnonzero(unfold(far, far.size))
         reach = np.searchsorted(reached, first) < np.searchsorted(reached, last, side="right")
-        return _ragged(first[reach], last[reach])[0]
+        return first[reach], last[reach]
+
+    @staticmethod
+    def _with_surroundings(found: Found, plain: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Return the samples of the spikes, with the outstanding runs that they rise from.
+
+        The foot of a tall spike would otherwise pass for a burst of noise, in which the spike is nothing.
+        """
+        spikes, (first, last) = ~found.lasting, plain
+        starts, stops = found.start[spikes], found.stop[spikes]
+        held = np.searchsorted(stops, first) < np.searchsorted(starts, last, side="right")
+        own = ragged(starts, stops)[0]
+        if not held.any():
+            return own
+        both = np.sort(np.concatenate([own, ragged(first[held], last[held])[0]]))
+        return both[np.append(True, np.diff(both) > 0)]
 
     def _resolution(self, before: Past, tail: Tail, length: int) -> Resolution:
         known = np.isfinite(before.scale)
@@ -167,16 +233,13 @@ class Detector:
     def _rate(self, length: int) -> float:
         return self.parameters.false_alarms / 1e4 * LENGTHS[length]
 
-    def _notice(self, before: Past, masked: np.ndarray) -> tuple[_Noticed, dict[int, Tail]]:
-        """Return where a sum of whitened residuals stands out, and the tails of the noise of each sum."""
+    def _sums(self, before: Past, masked: np.ndarray, spread: np.ndarray) -> Iterator[tuple[int, np.ndarray, Evidence]]:
+        """Yield each sum of whitened residuals over its scale, and what the noise says of its tails."""
         with np.errstate(divide="ignore", invalid="ignore"):
             score = before.matched() / before.local
-            spread = np.minimum(before.local / np.sqrt(1 - before.autocorrelation**2), before.local / 0.6)
-            uncertain = 1 + 8 / np.maximum(before.samples, 8)  # a scale that stands on few samples
             # neither where the level is still above a step down, nor where the scale is little known, if there is more
             usual = before.offset >= -1.5 * spread
             usual &= before.samples >= min(256, np.max(before.samples, initial=0) // 2)
-        found, tails = [], {}
         every = max(1, -(-len(usual) // ENOUGH))
         for size in LENGTHS:
             if size == 3:
@@ -185,15 +248,22 @@ class Detector:
                 score = score + delayed(score, 3)
             quiet = score
             if len(masked):
-                touched = np.unique(masked[:, None] + np.arange(-1, size))
+                touched = (masked[:, None] + np.arange(-1, size)).ravel()
                 touched = touched[(touched >= 0) & (touched < score.shape[1] * BLOCK)]
                 touched = touched[(touched // BLOCK) % every == 0]
                 quiet = score[:, ::every].copy()
                 quiet[touched % BLOCK, touched // BLOCK // every] = np.nan
             else:
                 quiet = score[:, ::every]
-            prior = PRIOR / (1 + (size - 1) * (1 - 4 * PRIOR))
-            tails[size] = tail_of(quiet[:, usual[::every]], prior, 1 / size)
+            yield size, score, evidence_of(quiet[:, usual[::every]], 1 / size)
+
+    def _notice(self, before: Past, masked: np.ndarray, shapes: Shapes) -> tuple[_Noticed, dict[int, Tail]]:
+        """Return where a sum of whitened residuals stands out, and the tails of the noise of each sum."""
+        uncertain = 1 + 8 / np.maximum(before.samples, 8)  # a scale that stands on few samples
+        spread = before.spread()
+        found, tails = [], {}
+        for size, score, evidence in self._sums(before, masked, spread):
+            tails[size] = evidence.tail(_prior(size), shapes.get(size))
             threshold = tails[size].threshold(self._rate(size)) * uncertain
             with np.errstate(invalid="ignore"):
                 above = np.flatnonzero(score > threshold)
@@ -233,12 +303,12 @@ class Detector:
         scale = before.local[block]
         infinite = broken[at]
         level[infinite] = 0.0
-        start, stop = _extent(log, broken, at, np.where(infinite, np.inf, level + low), self.parameters)
+        start, stop = extent_of(log, broken, at, np.where(infinite, np.inf, level + low), self.parameters)
         if len(begins):  # it lasts as long as it is not finite, whatever the patience
             run = np.maximum(np.searchsorted(begins, stop, side="right") - 1, 0)
             stop = np.where(broken[stop], ends[run], stop)
-        keep, start, stop = _apart(at, start, stop, self.parameters)
-        return _describe(log, broken, (start, stop), level[keep], scale[keep], self.parameters.patience)
+        keep, start, stop = apart(at, start, stop, self.parameters)
+        return describe(log, broken, (start, stop), level[keep], scale[keep], self.parameters.patience)
 
     @staticmethod
     def example(rng: np.random.Generator) -> tuple[str, pd.DataFrame, dict[str, Any], list[Event]]:
@@ -261,37 +331,20 @@ class _Noticed(NamedTuple):
     low: np.ndarray
 
 
-class Found(NamedTuple):
-    """Events of one column in samples, each field of shape (N,)."""
+def _floats(frame: pd.DataFrame) -> np.ndarray:
+    values = frame.to_numpy()
+    return values if values.dtype.kind == "f" else values.astype(float)
 
-    start: np.ndarray
-    onset: np.ndarray
-    peak: np.ndarray
-    stop: np.ndarray
-    rise: np.ndarray
-    """Logarithm of the height, infinite where it is not finite."""
-    score: np.ndarray
-    lasting: np.ndarray
-    """True for a shift."""
 
-    def samples(self) -> np.ndarray:
-        """Return the samples within spikes."""
-        return _ragged(self.start[~self.lasting], self.stop[~self.lasting])[0]
+def _moved(masked: np.ndarray, before: np.ndarray) -> bool:
+    """Return whether a level may differ: the order statistics of a block resist two samples."""
+    changed = np.setxor1d(masked, before, assume_unique=True) // BLOCK
+    return bool((changed[2:] == changed[:-2]).any())
 
-    def at(self, rows: np.ndarray | None) -> Found:
-        """Return the events in rows, of the samples that were measured."""
-        if rows is None:
-            return self
-        times = {name: rows[getattr(self, name)] for name in ("start", "onset", "peak", "stop")}
-        return self._replace(**times)
 
-    def events(self, series: str, label: str, steps: np.ndarray) -> list[Event]:
-        start, onset, peak, stop = (steps[each].tolist() for each in (self.start, self.onset, self.peak, self.stop))
-        kinds = np.where(self.lasting, "shift", "spike").tolist()
-        with np.errstate(over="ignore"):
-            heights = np.exp(self.rise).tolist()
-        rows = zip(start, onset, peak, stop, kinds, heights, self.score.tolist(), strict=True)
-        return [Event(a, b, c, d, kind, series, label, height, score) for a, b, c, d, kind, height, score in rows]
+def _prior(size: int) -> float:
+    """Return one over the degrees of freedom that are assumed of a sum of so many samples."""
+    return PRIOR / (1 + (size - 1) * (1 - 4 * PRIOR))
 
 
 def _recorded(values: np.ndarray) -> np.ndarray:
@@ -299,6 +352,12 @@ def _recorded(values: np.ndarray) -> np.ndarray:
     if len(values) and np.isfinite(values[0]).all():
         return np.ones(len(values), dtype=bool)
     return np.isfinite(values).any(axis=1)
+
+
+def _folded(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Return what `_log` does, and the finite logarithms as blocks."""
+    log, broken, rows = _log(values, recorded)
+    return log, broken, rows, fold(np.where(broken, np.nan, log)) if broken.any() else fold(log)
 
 
 def _log(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -314,101 +373,3 @@ def _log(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarr
     missing[:first] |= np.isnan(values[:first]) & recorded[:first]
     rows = np.flatnonzero(~missing)
     return log[rows], broken[rows], rows
-
-
-def _extent(
-    log: np.ndarray, broken: np.ndarray, at: np.ndarray, low: np.ndarray, limits: Parameters
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and the last sample of what goes on at each sample: what is above ``low`` or broken, with gaps.
-
-    Backward it is without any gap. It reaches no farther than the patience.
-    """
-    start, stop = at.copy(), at.copy()
-    open_ = np.arange(len(at))
-    for reach in (4 * (limits.merge_gap + 2), limits.patience):
-        left = []
-        for first in range(0, len(open_), 2048):
-            part = open_[first : first + 2048]
-            window = at[part, None] + np.arange(-reach, reach)
-            inside = (window >= 0) & (window < len(log))
-            window = np.clip(window, 0, len(log) - 1)
-            on = inside & ((log[window] >= low[part, None]) | broken[window])
-            back = np.argmin(on[:, reach::-1], axis=1)
-            whole = on[:, : reach + 1].all(axis=1)
-            start[part] = at[part] - np.where(whole, reach, back - 1)
-            place = np.arange(reach)
-            last = np.maximum.accumulate(np.where(on[:, reach:], place, 0), axis=1)
-            ended = place - last > limits.merge_gap
-            final = np.where(ended.any(axis=1), np.argmax(ended, axis=1), reach - 1)
-            stop[part] = at[part] + last[np.arange(len(part)), final]
-            left.append(part[whole | ~ended.any(axis=1)])
-        open_ = np.concatenate(left) if left else open_
-    return start, stop
-
-
-def _apart(
-    at: np.ndarray, start: np.ndarray, stop: np.ndarray, limits: Parameters
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which of the overlapping events stay, the earlier ones, with starts and stops; close ones are joined."""
-    keep: list[int] = []
-    starts: list[int] = []
-    stops: list[int] = []
-    last = -1
-    for index, (here, begin, end) in enumerate(zip(at.tolist(), start.tolist(), stop.tolist(), strict=True)):
-        if here <= last:
-            continue
-        first = max(begin, last + 1)
-        if keep and first - last <= limits.merge_gap + 1 and end - starts[-1] + 1 < limits.patience:
-            stops[-1] = end
-        else:
-            keep.append(index)
-            starts.append(first)
-            stops.append(end)
-        last = end
-    return np.array(keep, dtype=np.int64), np.array(starts, dtype=np.int64), np.array(stops, dtype=np.int64)
-
-
-def _ragged(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return all samples of the events in a row, and where each event begins in it."""
-    length = stop - start + 1
-    ends = np.cumsum(length)
-    first = ends - length
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - first, length), first
-
-
-def _describe(
-    log: np.ndarray,
-    broken: np.ndarray,
-    extent: tuple[np.ndarray, np.ndarray],
-    level: np.ndarray,
-    scale: np.ndarray,
-    patience: int,
-) -> Found:
-    """Return the events with their times and heights."""
-    start, stop = extent
-    if not len(start):
-        return Found(start, start, start, start, np.empty(0), np.empty(0), np.empty(0, dtype=bool))
-    length = stop - start + 1
-    sample, first = _ragged(start, stop)
-    never = len(log)
-    bad = np.minimum.reduceat(np.where(broken[sample], sample, never), first)
-    infinite = bad < never
-    rise = np.where(broken[sample], -np.inf, log[sample]) - np.repeat(level, length)
-    top = np.maximum.reduceat(rise, first)
-    peak = np.minimum.reduceat(np.where(rise == np.repeat(top, length), sample, never), first)
-    # a foreshock is not the main rise if the series came back to a quarter of the way in between
-    calm = (rise < np.repeat(top / 4, length)) & (sample < np.repeat(peak, length))
-    begin = np.maximum.reduceat(np.where(calm, sample + 1, 0), first)
-    up = (rise >= np.repeat(top / 2, length)) & (sample >= np.repeat(begin, length))
-    onset = np.minimum.reduceat(np.where(up, sample, never), first)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        score = np.where(infinite, np.inf, top / scale)
-    return Found(
-        start,
-        np.where(infinite, bad, onset),
-        np.where(infinite, bad, peak),
-        stop,
-        np.where(infinite, np.inf, top),
-        score,
-        (length >= patience) & ~infinite,
-    )

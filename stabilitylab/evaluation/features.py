@@ -56,7 +56,7 @@ def features_of(
     """Return the representations of all labeled images of a split: ``bank`` (training) or ``held_out``.
 
     Raises:
-        InputError: if the images have no labels.
+        InputError: if the images have no labels, or a representation is not finite.
     """
     split = dataset.train if which == "bank" else dataset.held_out
     if split.labels is None:
@@ -66,8 +66,17 @@ def features_of(
     for rows in np.array_split(np.arange(len(split)), -(-len(split) // CHUNK)):
         found = images_at(dataset, split, rows, device)
         assert found.labels is not None
-        values.append(method.backbone(found.images).float().cpu())
-        labels.append(found.labels)
-    features, classes = torch.cat(values), torch.cat(labels)
-    known = classes >= 0
-    return Features(features[known], classes[known])
+        known = found.labels >= 0
+        if known.any():
+            values.append(method.backbone(found.images[known.to(device)]).float().cpu())
+            labels.append(found.labels[known])
+    if not values:
+        raise InputError(f"{dataset.name}: none of the {which.replace('_', '-')} images can be read and has a class")
+    features = Features(torch.cat(values), torch.cat(labels))
+    broken = int((~features.values.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(
+            f"the backbone gives values that are not finite for {broken} of {len(features.labels)} images of "
+            f"{dataset.name}; weights of a training that diverged cannot be judged"
+        )
+    return features

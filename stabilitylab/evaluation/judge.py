@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from stabilitylab.errors import InputError
 from stabilitylab.evaluation.features import Features
 from stabilitylab.evaluation.knn import neighbors, vote
 from stabilitylab.evaluation.linear import logistic_regression, train_linear
@@ -63,7 +64,12 @@ def judge(train: Features, held_out: Features, judging: Judging, told: Callable[
         held_out: of the images that are judged.
         judging: what is measured.
         told: hears what is being done.
+
+    Raises:
+        InputError: if the training images are of fewer than two classes.
     """
+    if len(train.labels.unique()) < 2:
+        raise InputError("the training images are all of one class; at least two are needed to judge a backbone")
     classes = int(torch.cat([train.labels, held_out.labels]).max()) + 1
     fit, check = _split(train, judging.validation)
     rows = []

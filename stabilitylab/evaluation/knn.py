@@ -69,11 +69,11 @@ def vote(
         classes: number of classes.
         grid: pairs of k and temperature.
     """
-    known = labels_NK >= 0
+    known_NK = similarity_NK.masked_fill(labels_NK < 0, -torch.inf)
     found = {}
     for k, temperature in grid:
-        # the largest similarity is taken off first: the vote is the same and cannot overflow
-        weight = ((similarity_NK[:, :k] - similarity_NK[:, :1]) / temperature).exp() * known[:, :k]
+        # all votes over their sum: the largest is the same, and none can overflow; where no class is known, none votes
+        weight = (known_NK[:, :k] / temperature).softmax(dim=1).nan_to_num(0.0)
         votes = torch.zeros(len(weight), classes, device=weight.device, dtype=weight.dtype)
         found[k, temperature] = votes.scatter_add_(1, labels_NK[:, :k].clamp_min(0), weight).argmax(dim=1)
     return found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from stabilitylab.methods._precision import full
+from stabilitylab.methods._precision import full, full_products
 from stabilitylab.models.collectives import gather_with_gradient, rank
 
 __all__ = ["CONTRASTS", "against_batch", "against_dictionary", "nt_xent"]
@@ -29,7 +29,8 @@ def against_batch(q_ND: Tensor, k_MD: Tensor, temperature: float) -> tuple[Tenso
     References:
         van den Oord et al., 2018, arXiv 1807.03748.
     """
-    cosine_NM = normalize(full(q_ND), dim=1) @ normalize(full(k_MD), dim=1).T
+    with full_products(q_ND):
+        cosine_NM = normalize(full(q_ND), dim=1) @ normalize(full(k_MD), dim=1).T
     own_N = torch.arange(len(q_ND), device=q_ND.device) + rank() * len(q_ND)
     positive_N = cosine_NM.gather(1, own_N[:, None])[:, 0].detach()
     others = max(cosine_NM.shape[1] - 1, 1)
@@ -54,7 +55,8 @@ def against_dictionary(
     """
     q_ND = normalize(full(q_ND), dim=1)
     positive_N = (q_ND * normalize(full(k_ND), dim=1)).sum(dim=1)
-    cosine_NK = q_ND @ full(negatives_KD).T
+    with full_products(q_ND):
+        cosine_NK = q_ND @ full(negatives_KD).T
     negative = cosine_NK.detach().mean()
     if same_NK is not None:
         cosine_NK = cosine_NK.masked_fill(same_NK, -torch.inf)
@@ -82,7 +84,8 @@ def nt_xent(z_ND: Tensor, y_ND: Tensor, temperature: float) -> tuple[Tensor, dic
     all_z_MD, all_y_MD = gather_with_gradient(z_ND), gather_with_gradient(y_ND)
     total = len(all_z_MD)
     anchors, everything = torch.cat([z_ND, y_ND]), torch.cat([all_z_MD, all_y_MD])
-    cosine = anchors @ everything.T
+    with full_products(anchors):
+        cosine = anchors @ everything.T
     own = torch.arange(number, device=z_ND.device) + rank() * number
     itself, partner = torch.cat([own, own + total]), torch.cat([own + total, own])
     at = torch.arange(2 * number, device=z_ND.device)

@@ -20,6 +20,8 @@ class Images(NamedTuple):
     """How many there are; 0 where it is not known."""
     classes: int = 0
     """How many classes their labels have; 0 without labels."""
+    batch: int = 0
+    """How many make a batch, over all processes; 0 where it is not known."""
 
 
 UNKNOWN = Images()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stabilitylab.methods._precision import full
 from stabilitylab.models.collectives import sum_over_ranks, world_size
 
 __all__ = ["sinkhorn", "usage"]
@@ -22,28 +21,28 @@ def sinkhorn(scores_NK: Tensor, epsilon: float, iterations: int) -> Tensor:
     it comes nearer the exact one as ``epsilon`` falls and ``iterations`` grow.
 
     Args:
-        scores_NK: similarity of each sample with each prototype.
+        scores_NK: similarity of each sample with each prototype; a row of minus infinity takes no part.
         epsilon: weight of the entropy.
         iterations: so many times all columns and then all rows are rescaled.
 
     References:
         Cuturi, 2013, Sinkhorn distances. NeurIPS. Caron et al., 2020, arXiv 2006.09882.
     """
-    # the largest score of a row does not change what its rescaling makes of it; and exp stays finite
-    log_NK = full(scores_NK) / epsilon
-    plan_NK = (log_NK - _largest(log_NK)).double().exp()
-    prototypes = scores_NK.shape[1]
+    # in logarithms: with a small epsilon, exp of the scores would vanish for whole rows; and in double precision
+    log_NK = scores_NK.double() / epsilon
+    lowest = torch.finfo(log_NK.dtype).min  # instead of minus infinity, from which nothing can be taken away
     for _ in range(iterations):
-        plan_NK = plan_NK / (sum_over_ranks(plan_NK.sum(dim=0)) * prototypes).clamp_min(1e-300)
-        plan_NK = plan_NK / plan_NK.sum(dim=1, keepdim=True).clamp_min(1e-300)
-    return plan_NK.to(scores_NK.dtype)
+        log_NK = log_NK - _column_sums(log_NK).clamp_min(lowest)
+        log_NK = log_NK - log_NK.logsumexp(dim=1, keepdim=True).clamp_min(lowest)
+    return log_NK.exp().to(scores_NK.dtype)
 
 
-def _largest(log_NK: Tensor) -> Tensor:
-    largest = log_NK.max()
+def _column_sums(log_NK: Tensor) -> Tensor:
+    """Return the logarithm of the sum of each column over the samples of all ranks."""
+    largest_K = log_NK.max(dim=0).values
     if world_size() > 1:
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    return largest
+        torch.distributed.all_reduce(largest_K, torch.distributed.ReduceOp.MAX)
+    return largest_K + sum_over_ranks((log_NK - largest_K).exp().sum(dim=0)).log()
 
 
 @torch.no_grad()

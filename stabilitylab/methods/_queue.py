@@ -20,6 +20,7 @@ class Queue(nn.Module):
     Args:
         length: number of keys.
         dim: their width.
+        step: how many keys will come in a step, if that is known.
 
     Raises:
         InputError: when more keys come at once than it holds.
@@ -35,8 +36,9 @@ class Queue(nn.Module):
     start: Tensor
     """Where the next key goes."""
 
-    def __init__(self, length: int, dim: int) -> None:
+    def __init__(self, length: int, dim: int, step: int = 0) -> None:
         super().__init__()
+        _check(length, step)
         self.length = length
         self.register_buffer("keys", normalize(torch.randn(length, dim), dim=1))
         self.register_buffer("ages", torch.full((length,), torch.nan))
@@ -45,10 +47,7 @@ class Queue(nn.Module):
     @torch.no_grad()
     def push(self, keys_MD: Tensor) -> None:
         """Let new keys take the places of the oldest ones."""
-        if len(keys_MD) > self.length:
-            raise InputError(
-                f"method.queue is {self.length}, shorter than the batch of {len(keys_MD)}; the queue must hold a batch"
-            )
+        _check(self.length, len(keys_MD))
         at = (self.start + torch.arange(len(keys_MD), device=keys_MD.device)) % self.length
         keys = self.keys.clone()  # the loss of this step still needs the keys that it saw
         keys[at] = normalize(keys_MD, dim=1).to(keys.dtype)
@@ -60,3 +59,10 @@ class Queue(nn.Module):
     def age(self) -> Tensor:
         """Return the mean age of its keys in steps; NaN while there are only random ones."""
         return self.ages.nanmean()
+
+
+def _check(length: int, step: int) -> None:
+    if step > length:
+        raise InputError(
+            f"method.queue is {length}, shorter than the {step} keys of a step; it must hold those at least"
+        )

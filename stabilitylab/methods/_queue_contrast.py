@@ -35,7 +35,7 @@ class QueueContrast(MomentumEncoder):
     }
     diagnostics: ClassVar[tuple[str, ...]] = (*CONTRASTS, "queue_age")
 
-    def __init__(self, config: Any, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
+    def __init__(self, config: Any, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
         hidden = config.projector_layers - 1
         super().__init__(
             config,
@@ -43,7 +43,7 @@ class QueueContrast(MomentumEncoder):
             lambda width: mlp_head([width, *[config.hidden or width] * hidden, config.dim], config.batch_norm),
         )
         self.config: Any = config
-        self.queue = Queue(config.queue, config.dim)
+        self.queue = Queue(config.queue, config.dim, images.batch * (2 if config.symmetric else 1))
         self.start_following()
 
     def forward(

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from stabilitylab.methods._encoder import Encoder
 from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
-from stabilitylab.methods._precision import full
+from stabilitylab.methods._precision import full, full_products
 from stabilitylab.models.collectives import sum_over_ranks, world_size
 from stabilitylab.models.heads import mlp_head
 from stabilitylab.models.sync_batch_norm import SyncBatchNorm
@@ -85,8 +84,8 @@ class Method(Encoder):
         representations = self.represent(views[:2])
         projections = [self.projector(each) for each in representations]
         first_ND, second_ND = (self.standardize(full(each)) for each in projections)
-        with torch.autocast(first_ND.device.type, enabled=False):
-            correlation_DD = sum_over_ranks(full(first_ND).T @ full(second_ND) / (len(first_ND) * world_size()))
+        with full_products(first_ND):
+            correlation_DD = sum_over_ranks(first_ND.T @ second_ND / (len(first_ND) * world_size()))
         on, off = redundancy(correlation_DD, self.config.redundancy)
         outputs = {"representation": representations[0], "projection": projections[0], "positive": projections[1]}
         return Output(

@@ -53,7 +53,7 @@ class Method(MomentumEncoder):
         symmetric: bool = True
         """Whether each view predicts the other one, or the first one the second alone."""
 
-    settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
+    settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"method.momentum": 0.9}}
     diagnostics: ClassVar[tuple[str, ...]] = ("positive",)
 
     def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002

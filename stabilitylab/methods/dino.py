@@ -16,7 +16,7 @@ from torch.nn.functional import linear, log_softmax, normalize
 
 from stabilitylab.methods._encoder import MomentumEncoder
 from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
-from stabilitylab.methods._precision import full
+from stabilitylab.methods._precision import full, full_products
 from stabilitylab.models.collectives import gather, sum_over_ranks, world_size
 from stabilitylab.parameters import Parameters
 
@@ -64,8 +64,8 @@ class Method(MomentumEncoder):
 
     followed: ClassVar[tuple[str, ...]] = ("backbone", "projector", "prototypes")
     settings: ClassVar[dict[str, dict[str, object]]] = {
-        "digits": {"method.prototypes": 512, "method.frozen_prototypes": 20, "method.momentum": 0.98,
-                   "optimizer.lr": 2e-3},
+        "digits": {"method.prototypes": 128, "method.frozen_prototypes": 20, "method.momentum": 0.98,
+                   "method.teacher_temperature": 0.04, "optimizer.lr": 2e-3},
         "small": {"method.prototypes": 4096, "method.frozen_prototypes": 100},
     }  # fmt: skip
     diagnostics: ClassVar[tuple[str, ...]] = ("teacher_entropy", "divergence", "center_norm")
@@ -132,7 +132,8 @@ class Method(MomentumEncoder):
 
     @staticmethod
     def _outputs(projection_ND: Tensor, weight_KD: Tensor) -> Tensor:
-        return full(linear(normalize(full(projection_ND), dim=1), normalize(weight_KD, dim=1)))
+        with full_products(projection_ND):
+            return linear(normalize(full(projection_ND), dim=1), normalize(full(weight_KD), dim=1))
 
     def _weight(self) -> Tensor:
         """Return the student's prototypes; frozen ones take part, with a gradient of zero."""

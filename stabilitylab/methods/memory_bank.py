@@ -56,9 +56,10 @@ class Method(Encoder):
         """BatchNorm in the projector."""
 
     settings: ClassVar[dict[str, dict[str, object]]] = {
-        "digits": {"method.negatives": 1024, "optimizer.lr": 3e-3},
+        "digits": {"method.negatives": 1024, "method.projector_layers": 2, "method.batch_norm": True,
+                   "method.temperature": 0.2, "optimizer.lr": 3e-3},
         "small": {"method.negatives": 4096},
-    }
+    }  # fmt: skip
     diagnostics: ClassVar[tuple[str, ...]] = (*CONTRASTS, "bank_age")
     bank: Tensor
     """l2-normalized keys, shape (number of training images, D)."""

@@ -44,6 +44,8 @@ class Method(Encoder):
         """Whether the target carries no gradient; with one everything collapses."""
         batch_norm: bool = True
         """BatchNorm in the heads."""
+        symmetric: bool = True
+        """Whether each view predicts the other one, or the first one the second alone."""
 
     settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
     diagnostics: ClassVar[tuple[str, ...]] = ("positive", "std")
@@ -67,7 +69,7 @@ class Method(Encoder):
         indices: Tensor | None = None,  # noqa: ARG002
         labels: Tensor | None = None,  # noqa: ARG002
     ) -> Output:
-        """Return minus the mean cosine of both directions for two views, each (N, C, H, W).
+        """Return minus the mean cosine of predictions with their targets for two views, each (N, C, H, W).
 
         The diagnostic ``std`` is the mean standard deviation of the l2-normalized projections: 1 / sqrt(dim) where
         they are spread out, 0 where they collapsed.
@@ -82,8 +84,9 @@ class Method(Encoder):
         projections = [self.projector(each) for each in representations]
         predictions = [self.predictor(each) for each in projections]
         targets = [each.detach() if self.config.stop_gradient else each for each in projections]
+        directions = ((0, 1), (1, 0)) if self.config.symmetric else ((0, 1),)
         loss = -torch.stack(
-            [cosine_similarity(full(predictions[q]), full(targets[1 - q]), dim=1).mean() for q in (0, 1)]
+            [cosine_similarity(full(predictions[q]), full(targets[k]), dim=1).mean() for q, k in directions]
         ).mean()
         outputs = {
             "representation": representations[0],

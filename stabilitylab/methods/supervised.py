@@ -54,7 +54,8 @@ class Method(Encoder):
     ) -> Output:
         """Return the cross entropy of the first view, (N, C, H, W); images without a label (-1) do not count.
 
-        ``projection`` are the logits; the diagnostic ``accuracy`` is the part of the batch that is classified rightly.
+        ``projection`` are the logits; the diagnostic ``accuracy`` is the part of the labeled images that is
+        classified rightly.
 
         Args:
             views: augmentations; only the first one is used.
@@ -71,7 +72,8 @@ class Method(Encoder):
         representation = self.represent(views[:1])[0]
         logits = full(self.projector(representation))
         smoothing = self.config.label_smoothing
-        loss = cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing)
-        right = (logits.detach().argmax(dim=1) == labels).float().mean()
+        count = (labels >= 0).sum().clamp_min(1)  # a batch without any label has a loss of zero
+        loss = cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / count
+        right = (logits.detach().argmax(dim=1) == labels).sum() / count
         outputs = {"representation": representation.detach(), "projection": logits.detach()}
         return Output(loss, outputs, {}, {"accuracy": right})

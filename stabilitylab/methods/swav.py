@@ -15,7 +15,7 @@ from torch.nn.functional import linear, log_softmax, normalize
 
 from stabilitylab.methods._encoder import Encoder
 from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
-from stabilitylab.methods._precision import full
+from stabilitylab.methods._precision import full, full_products
 from stabilitylab.methods._prototypes import sinkhorn, usage
 from stabilitylab.methods._queue import Queue
 from stabilitylab.models.collectives import gather, rank, world_size
@@ -69,7 +69,7 @@ class Method(Encoder):
     steps: Tensor
     """How many training steps were done."""
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
+    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
         hidden = [config.hidden] * (config.projector_layers - 1)
         super().__init__(
             config,
@@ -78,7 +78,9 @@ class Method(Encoder):
         )
         self.config: Method.Config = config
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
-        self.queues = nn.ModuleList([Queue(config.queue, config.dim) for _ in range(2 if config.queue else 0)])
+        self.queues = nn.ModuleList(
+            [Queue(config.queue, config.dim, images.batch) for _ in range(2 if config.queue else 0)]
+        )
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(
@@ -135,13 +137,16 @@ class Method(Encoder):
         """Return the cosine with each prototype; frozen ones take part, with a gradient of zero."""
         weight_KD = self.prototypes.weight
         free = (self.steps >= self.config.frozen_prototypes).to(weight_KD.dtype)
-        return full(linear(embedding_ND, free * weight_KD + (1 - free) * weight_KD.detach()))
+        with full_products(embedding_ND):
+            return linear(embedding_ND, free * weight_KD + (1 - free) * weight_KD.detach())
 
     @torch.no_grad()
     def _assign(self, scores_NK: Tensor, view: int, progress: float) -> Tensor:
-        """Return the assignments of a view; this rank's part of its queue is assigned along."""
+        """Return the assignments of a view; this rank's part of what came into its queue is assigned along."""
         number = len(scores_NK)
         if self.queues and progress >= self.config.queue_from:
-            keys: Tensor = self.queues[view].keys  # type: ignore[assignment]
-            scores_NK = torch.cat([scores_NK, self._scores(keys[rank() :: world_size()])])
+            queue: Queue = self.queues[view]  # type: ignore[assignment]
+            mine = slice(rank(), None, world_size())
+            random = queue.ages[mine].isnan()[:, None]
+            scores_NK = torch.cat([scores_NK, self._scores(queue.keys[mine]).masked_fill(random, -torch.inf)])
         return sinkhorn(scores_NK, self.config.epsilon, self.config.iterations)[:number]

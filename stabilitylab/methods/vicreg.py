@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss, relu
 
 from stabilitylab.methods._encoder import Encoder
 from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
-from stabilitylab.methods._precision import full
+from stabilitylab.methods._precision import full, full_products
 from stabilitylab.models.collectives import gather_with_gradient
 from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
@@ -92,7 +92,7 @@ class Method(Encoder):
         """
         representations = self.represent(views[:2])
         projections = [self.projector(each) for each in representations]
-        with torch.autocast(views[0].device.type, enabled=False):
+        with full_products(projections[0]):
             first_MD, second_MD = (gather_with_gradient(full(each)) for each in projections)
             told = {
                 "invariance": mse_loss(first_MD, second_MD),

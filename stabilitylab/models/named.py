@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import timm
+import torch
 from pydantic import Field, field_validator
-from torch import nn
+from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
 from stabilitylab.models.freezing import freeze
@@ -28,7 +28,7 @@ class Model(Parameters):
     patch_size: int | None = Field(None, ge=1)
     """Side of a patch, pixels, of a model that takes it; by default its own."""
     frozen: tuple[str, ...] = ()
-    """Parts of the backbone whose parameters keep their initialization, such as conv1 or patch_embed."""
+    """Parts of the backbone whose parameters keep their start, such as conv1; running statistics go on."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of the last block."""
 
@@ -78,17 +78,34 @@ def build(model: Model, image_size: int, channels: int, other_sizes: bool = Fals
         backbone = timm.create_model(**arguments)
     except Exception as error:  # what a model of another library objects to, it says in its own way
         raise InputError(f"model.name is {model.name!r}, which timm cannot build here: {error}") from error
-    # what a pooled model makes of an image has this width, which is not always that of its last map
-    backbone.num_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     if model.stem == "small":
         _make_small(backbone, model.name, channels)
+    width: Any = _width(backbone, model.name, torch.zeros(1, channels, image_size, image_size))
+    backbone.num_features = width
     freeze(backbone, model.frozen)
     return backbone
 
 
 def _takes_size(name: str) -> bool:
     """Return whether a model is made for images of one size: a ViT and its like."""
-    return "patch" in name or "img_size" in inspect.signature(timm.model_entrypoint(name)).parameters
+    return bool(getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False))
+
+
+@torch.no_grad()
+def _width(backbone: nn.Module, name: str, image: Tensor) -> int:
+    """Return the width of what the model makes of an image, which is not always that of its last map."""
+    try:
+        features = backbone.eval()(image)
+    except Exception as error:  # what a model of another library objects to, it says in its own way
+        raise InputError(
+            f"model.name is {name!r}, which cannot take images of {image.shape[-1]} pixels: "
+            f"{str(error) or type(error).__name__}"
+        ) from error
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(f"model.name is {name!r}, which gives {shape} for an image; one vector is needed")
+    backbone.train()
+    return features.shape[1]
 
 
 def _make_small(backbone: nn.Module, name: str, channels: int) -> None:

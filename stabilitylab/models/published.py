@@ -30,10 +30,10 @@ def is_published(path: Path) -> bool:
 
 
 def load_moco_v3(method: nn.Module, path: Path) -> None:
-    """Load a published checkpoint into the method ``moco_v3`` with a ViT of its size.
+    """Load a published checkpoint into the method ``moco_v3``, or the backbone of another one, with a ViT of its size.
 
     Args:
-        method: takes the weights.
+        method: takes the weights; one that is not ``moco_v3`` those of the base encoder, without its head.
         path: what torch saved, with ``state_dict`` in it, or that alone; nothing but tensors and numbers is unpickled.
 
     Raises:
@@ -41,12 +41,21 @@ def load_moco_v3(method: nn.Module, path: Path) -> None:
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} cannot be read as a checkpoint of tensors and numbers alone: {_first(error)}"
+        ) from error
+    except Exception as error:  # a damaged file can fail anywhere in torch's reader
+        raise InputError(f"{path} cannot be read as a checkpoint: {_first(error)}") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(each, Tensor) for each in state.values()):
         raise InputError(f"{path} holds no state_dict of tensors")
     given, own = renamed(state, path), method.state_dict()
+    whole = getattr(method.config, "name", None) == "moco_v3"
+    if not whole:
+        given, own = (
+            {name: each for name, each in every.items() if name.startswith("backbone.")} for every in (given, own)
+        )
     for what, names in (("has no place for", set(given) - set(own)), ("is missing", set(own) - set(given))):
         if names:
             subject = "the method" if what.startswith("has") else str(path)
@@ -56,7 +65,13 @@ def load_moco_v3(method: nn.Module, path: Path) -> None:
             raise InputError(
                 f"{path} does not fit: {name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here"
             )
-    method.load_state_dict(given)
+    method.load_state_dict(given, strict=whole)
+    if not whole and hasattr(method, "momentum_backbone"):
+        method.get_submodule("momentum_backbone").load_state_dict(method.get_submodule("backbone").state_dict())
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def renamed(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
 from stabilitylab.models.freezing import freeze
-from stabilitylab.models.stems import ConvolutionalStem, Design
+from stabilitylab.models.stems import ConvolutionalStem
 from stabilitylab.parameters import Parameters
 
 __all__ = ["SIZES", "Model", "build", "sincos_positions", "timm_arguments"]
@@ -47,12 +47,12 @@ class Model(Parameters):
     """Width of the MLP over the width of the model."""
     patch_size: PositiveInt = 16
     """Side of a patch, pixels; must divide data.image_size."""
-    stem: Literal["patchify"] | Design = "patchify"
+    stem: Literal["patchify", "convolutional", "c_18gf", "s1", "s2", "s3", "s4"] = "patchify"
     """What turns images into tokens: patchify, convolutional (3x3, stride two), c_18gf, or s1 to s4."""
     patch_projection: Literal["learned", "frozen"] = "learned"
     """Whether the patch projection is trained, or keeps its random initialization."""
     frozen: tuple[str, ...] = ()
-    """Parts of the backbone whose parameters keep their initialization, such as patch_embed.convolutions."""
+    """Parts whose parameters keep their start, such as patch_embed.convolutions; running statistics go on."""
     positions: Literal["sincos", "learned", "rope", "none"] = "sincos"
     """Position embedding: fixed 2-D sine and cosine, learned, rotary, or none."""
     pooling: Literal["token", "avg"] = "token"

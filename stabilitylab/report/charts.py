@@ -145,11 +145,12 @@ def _curve(figure: Any, curve: Curve, panel: Panel) -> None:
 
     large = len(curve.steps) and int(curve.steps[-1]) >= 2**31
     steps = curve.steps.astype(np.float64 if large else np.int32)
-    columns: dict[str, Any] = {"step": steps, "value": curve.values.astype(np.float32)}
     tooltips = [("", "$name"), ("step", "@step{0,0}"), (panel.unit, "@value{%.4g}")]
-    if curve.raw is not None:
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):
+        columns: dict[str, Any] = {"step": steps, "value": curve.values.astype(np.float32)}
+        if curve.raw is not None:
             columns["raw"] = curve.raw.astype(np.float32)
+    if curve.raw is not None:
         tooltips.append(("as recorded", "@raw{%.4g}"))
     source = ColumnDataSource(columns)
     line = figure.line(

@@ -1,4 +1,4 @@
-"""Level, scale and tails of a series from its own past, blind to what is masked.
+"""Level and scale of a series from its own past, blind to what is masked.
 
 Everything stands on blocks of 8 samples that lie at fixed places. They are held *folded*: an array (8, B), one row
 for each place within a block, so that all blocks are handled at once. A block with fewer than 4 samples left does not
@@ -7,16 +7,13 @@ exist for the past, so a level is frozen while an event lasts; the cost is linea
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, stdtr, stdtrit
+from scipy.special import ndtr
 
 __all__ = [
-    "PRIOR",
     "Past",
-    "Tail",
     "fold",
     "level_and_residual",
     "past",
@@ -24,8 +21,6 @@ __all__ = [
     "past_median",
     "runs_of",
     "sum_of_last",
-    "tail_of",
-    "tail_threshold",
     "unfold",
 ]
 
@@ -68,6 +63,10 @@ class Past(NamedTuple):
     """Number of samples that the scale stands on, shape (B,)."""
     autocorrelation: np.ndarray
     """Autocorrelation of the residual at one sample, shape (B,)."""
+
+    def spread(self) -> np.ndarray:
+        """Return the standard deviation of the residual itself, shape (B,)."""
+        return self.local / np.maximum(np.sqrt(1 - self.autocorrelation**2), 0.6)
 
     def matched(self) -> np.ndarray:
         """Return whitened residuals whose sum over a window is the matched filter of a rise that lasts so long.
@@ -218,8 +217,8 @@ def _line(median: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     for index in range(1, min(number, 2 * LEVEL_BLOCKS - 1)):  # the first blocks: halves of what there is
         half = (index + 2) // 2
         recent, earlier = medians[index + 1 - half : index + 1], medians[: index + 1 - half]
-        flat[index] = np.median(recent)
-        up[index] = (flat[index] - np.median(earlier)) / (BLOCK * (index + 1) / 2)
+        flat[index] = _middle(recent)
+        up[index] = (flat[index] - _middle(earlier)) / (BLOCK * (index + 1) / 2)
         center[index] = BLOCK * half / 2 + 0.5
     if number >= 2 * LEVEL_BLOCKS:
         four = np.stack([medians[each : number - 3 + each] for each in range(LEVEL_BLOCKS)])
@@ -289,8 +288,21 @@ def _median(ordered: np.ndarray) -> np.ndarray:
     return (ordered[3] + ordered[4]) / 2
 
 
+def _middle(values: np.ndarray) -> float:
+    """Return the median of a few values, without the checks that `numpy.median` spends its time on."""
+    ordered = np.sort(values)
+    return float(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
 def _sorted(blocks: np.ndarray, width: int = 4096) -> np.ndarray:
-    """Return the blocks, each sorted, by Batcher's network: all at once, by parts that stay in the cache."""
+    """Return the blocks, each sorted, by Batcher's network: all at once, by parts that stay in the cache.
+
+    A block with a NaN becomes NaN as a whole.
+    """
+    if blocks.shape[1] <= FEW:
+        few = np.sort(blocks, axis=0)
+        few[:, np.isnan(few[-1])] = np.nan
+        return few
     ordered = np.empty_like(blocks)
     for start in range(0, blocks.shape[1], width):
         part = blocks[:, start : start + width].copy()
@@ -303,6 +315,9 @@ def _sorted(blocks: np.ndarray, width: int = 4096) -> np.ndarray:
             row[start : start + width] = values
     return ordered
 
+
+FEW = 600
+"""So many blocks are sorted faster one by one."""
 
 NETWORK = (
     (0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6),
@@ -325,14 +340,22 @@ def _autocorrelation(residual: np.ndarray, scale: np.ndarray, prior: float = 32.
         ratio = residual / scale
     np.clip(ratio, -3.0, 3.0, out=ratio)
     earlier = delayed(ratio)
-    product = np.nan_to_num(ratio * earlier).sum(axis=0, dtype=float)
+    product = _sum(ratio * earlier)
     np.square(ratio, out=ratio)
     np.square(earlier, out=earlier)
     ratio += earlier
-    square = np.nan_to_num(ratio).sum(axis=0, dtype=float) / 2
+    square = _sum(ratio) / 2
     products, squares = sum_of_last(product, MEMORY_BLOCKS), sum_of_last(square, MEMORY_BLOCKS)
     phi = np.clip(products / (squares + prior), 0.0, 0.95)
     return np.append(0.0, phi)[: len(phi)].astype(residual.dtype)  # a block is judged by the blocks before it
+
+
+def _sum(pairs: np.ndarray) -> np.ndarray:
+    """Return the sum of each block, where what is NaN counts nothing."""
+    total = pairs.sum(axis=0, dtype=float)
+    some = np.flatnonzero(np.isnan(total))
+    total[some] = np.nansum(pairs[:, some], axis=0, dtype=float)
+    return total
 
 
 def sum_of_last(values: np.ndarray, width: int) -> np.ndarray:
@@ -345,102 +368,6 @@ def sum_of_last(values: np.ndarray, width: int) -> np.ndarray:
 def _shift(values: np.ndarray, by: int) -> np.ndarray:
     """Return the values moved to later places, the first one repeated."""
     return np.concatenate([np.repeat(values[:1], min(by, len(values))), values[: max(len(values) - by, 0)]])
-
-
-PRIOR = 0.15
-"""One over the degrees of freedom that are assumed where a sample does not say."""
-
-
-class Tail(NamedTuple):
-    """The upper tail of a sample of noise: a Student-t of its middle and spread."""
-
-    shape: float
-    """One over the degrees of freedom; 0 is normal."""
-    middle: float
-    spread: float
-    """Robust standard deviation."""
-
-    def threshold(self, rate: float) -> float:
-        """Return the value that is exceeded upward with this probability."""
-        return self.middle + self.spread * tail_threshold(self.shape, rate)
-
-    def chance(self, threshold: float) -> float:
-        """Return the probability with which a value is exceeded: the inverse of `threshold`."""
-        freedom = 1 / max(self.shape, 1e-4)
-        distance = (threshold - self.middle) / self.spread
-        return float(stdtr(freedom, -distance * stdtrit(freedom, 0.75) * MAD_TO_SD))
-
-
-def tail_of(sample: np.ndarray, prior: float = PRIOR, worth: float = 1.0) -> Tail:
-    """Return the Student-t that has the tails of a sample.
-
-    The shape is the posterior mean, given how many values lie beyond each of some multiples of the median absolute
-    deviation: of all on the lower side, which upward events do not touch, and of the nearer ones on the upper side.
-    Where these alone are clearly wider they decide, but then up to ``prior``: beyond it a long upper tail is taken for
-    what is looked for, or a layer that spikes often would never be seen to spike.
-
-    Args:
-        sample: any shape; values that are not finite are left out.
-        prior: one over the degrees of freedom that are assumed where the sample does not say.
-        worth: number of independent values that each one is worth.
-    """
-    ordered = np.sort(sample[np.isfinite(sample)], axis=None)
-    if len(ordered) < 50:
-        return Tail(prior, 0.0, 1.0)
-    middle = float(ordered[len(ordered) // 2])
-    center = float(np.median(np.abs(ordered - middle)))
-    if center <= 0:
-        return Tail(prior, 0.0, 1.0)
-    edges = (EDGES * center).astype(ordered.dtype)
-    below = np.searchsorted(ordered, middle - edges[::-1], side="right")[::-1]
-    above = len(ordered) - np.searchsorted(ordered, middle + edges, side="left")
-    lower = _log_shares(len(EDGES)) @ -np.diff(below, append=0)
-    upper = _log_shares(INNER) @ -np.diff(above)[:INNER]
-    shape, _ = _posterior(worth * (lower + upper), prior)
-    wider, error = _posterior(worth * upper, prior)
-    return Tail(max(shape, min(wider - 2 * error, prior)), middle, center * MAD_TO_SD)
-
-
-EDGES = np.array([0.0, 1.0, 1.5, *np.geomspace(2.0, 16.0, 22)])
-"""Multiples of the median absolute deviation between which values are counted."""
-
-INNER = 11
-"""Bins of the upper side that count: up to three standard deviations, where what is looked for hardly matters."""
-
-SHAPES = np.linspace(0.0, 0.45, 46)
-"""What one over the degrees of freedom may be."""
-
-
-def _posterior(log_likelihood: np.ndarray, prior: float, width: float = 0.1) -> tuple[float, float]:
-    """Return mean and standard deviation of one over the degrees of freedom, from a normal prior."""
-    log_weight = log_likelihood - ((SHAPES - prior) / width) ** 2 / 2
-    weight = np.exp(log_weight - log_weight.max())
-    weight /= weight.sum()
-    mean = float(weight @ SHAPES)
-    return mean, float(np.sqrt(weight @ (SHAPES - mean) ** 2))
-
-
-@cache
-def _log_shares(bins: int) -> np.ndarray:
-    """Return the logarithm of the share that each of the first bins has of them, shape (number of shapes, bins)."""
-    freedom = 1 / np.maximum(SHAPES, 1e-4)[:, None]
-    beyond = 2 * stdtr(freedom, -EDGES * stdtrit(freedom, 0.75))
-    share = -np.diff(beyond, axis=1, append=0.0)[:, :bins]
-    return np.log(share / share.sum(axis=1, keepdims=True))
-
-
-def tail_threshold(shape: float, rate: float) -> float:
-    """Return the value that is exceeded upward with probability ``rate``, in robust standard deviations.
-
-    Args:
-        shape: one over the degrees of freedom, of `tail_shape`.
-        rate: probability, far in the tail.
-
-    Returns:
-        3.9 for normal noise and a rate of 5e-5.
-    """
-    freedom = 1 / max(shape, 1e-4)
-    return float(-stdtrit(freedom, rate) / stdtrit(freedom, 0.75) / MAD_TO_SD)
 
 
 def runs_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

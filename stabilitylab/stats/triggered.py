@@ -16,7 +16,7 @@ import numpy as np
 
 from stabilitylab.stats.interval import num_beyond
 
-__all__ = ["Course", "Excess", "aligned", "course", "excess", "holm", "moved_into", "num_within"]
+__all__ = ["Course", "Excess", "aligned", "course", "excess", "moved_into", "num_within"]
 
 
 def num_within(times: np.ndarray, others: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -88,19 +88,6 @@ def excess(
         float((largest >= largest[0] - 1e-9).mean()),
         float((1 + (largest[1:] >= best - 1e-9).sum()) / len(largest)),
     )
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Return p-values corrected for their number, whatever their dependence, shape (N,).
-
-    References:
-        Holm, 1979, A simple sequentially rejective multiple test procedure.
-    """
-    order = np.argsort(p, kind="stable")
-    corrected = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
-    back = np.empty(len(p))
-    back[order] = corrected
-    return back
 
 
 def aligned(steps: np.ndarray, values: np.ndarray, times: np.ndarray, offsets: np.ndarray, every: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from stabilitylab.detectors.dip import Compared
 from stabilitylab.episodes import aftermath, expected_followers
 from stabilitylab.findings import Finding
 from stabilitylab.leads import FEWEST
-from stabilitylab.phrasing import count, ending, joined, p_value, times
+from stabilitylab.phrasing import count, ending, joined, p_value
 from stabilitylab.telling.evidence import Evidence
 from stabilitylab.trials import LENGTH, Trials
 
@@ -39,7 +39,8 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
                 kind += ", else the binomial error" if about.get("samples") else ""
         images = f" ({about['samples']} images)" if about.get("samples") else ""
         method += f", and not explained by {kind}{images}, corrected along the curve"
-    measured = int(frame[label].notna().sum())
+    curve = dip.measured(frame[label])
+    measured = len(curve)
     kinds = Counter(each.kind for each in events)
     numbers: dict[str, Any] = {
         "measurements": measured, "dips": kinds["dip"], "steps": kinds["step"], "drops": kinds["drop"],
@@ -50,12 +51,11 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
         numbers |= {"false_alarms_expected": trials.expected, "planted_found": dict(trials.found)}
     parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
     if measured < 14:
-        sentence = f"The kNN accuracy was measured {times(measured)}: too few to tell a dip from its fluctuation."
+        sentence = f"{count(measured, 'measurement')} of the kNN accuracy: too few to tell a dip from its fluctuation."
         return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
     if not events:
         sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements{_reach(trials)}."
         return [Finding("dips", sentence, "none", numbers, method, parameters)]
-    curve = frame[label].astype(float).dropna()
     deepest = max(events, key=lambda each: each.height)
     numbers |= {"deepest": deepest.height, "deepest_step": deepest.peak}
     numbers["area_lost"] = sum(dip.area_lost(each, curve) for each in events)
@@ -81,7 +81,8 @@ def _reach(trials: Trials | None) -> str:
     if trials is None:
         return ""
     seen = [depth for depth, found in trials.found.items() if found >= 0.8]
-    some = f"one of {100 * min(seen):.0f} points" if seen else f"even one of {100 * max(trials.found):.0f} points"
+    depth = count(round(100 * (min(seen) if seen else max(trials.found))), "point")
+    some = f"one of {depth}" if seen else f"even one of {depth}"
     how = "would usually have been found" if seen else "might have been missed"
     alarms = "fewer than 0.1" if trials.expected < 0.1 else f"{trials.expected:.1f}"
     return f"; {some} over {LENGTH} measurements {how}, and {alarms} would be expected of noise alone"
@@ -95,7 +96,7 @@ def tell_aftermath(evidence: Evidence) -> list[Finding]:
     label = "bank" if "bank" in frame else str(frame.columns[0])
     used = {name: evidence.parameters[name] for name in ("horizon", "alpha", "draws", "seed")}
     rng = np.random.default_rng(used["seed"])
-    found = aftermath(evidence.episodes, frame[label], rng, used["horizon"], draws=used["draws"])
+    found = aftermath(evidence.episodes, dip.measured(frame[label]), rng, used["horizon"], draws=used["draws"])
     method = (
         "median of the five measurements before each gradient spike less the mean of the two after it, averaged; "
         "against the same with the spikes moved by up to 500 steps"

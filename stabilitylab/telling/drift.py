@@ -37,17 +37,21 @@ def tell_drift(evidence: Evidence) -> list[Finding]:
     if past is not None:
         numbers |= {"fall": past.fall, "p": past.p, "false_alarm_chance": parameters.get("alpha"), "reach": past.reach}
         said.append(_own(past, bool(own)))
-    if beside is not None:
+    comparable = beside is not None and np.isfinite(beside.difference)
+    if beside is not None and not comparable:
+        said.append(f"It shares too few steps with {count(beside.references, 'reference run')} to be compared.")
+    elif beside is not None:
         numbers |= {
             "references": beside.references, "compared_at": beside.last, "difference": beside.difference,
             "lowest_expected": beside.low, "plateau": beside.plateau, "plateau_references": list(beside.plateaus),
         }  # fmt: skip
         said.append(_beside(beside, behind[0].start if behind else None))
-    if not said:
+    if past is None and not comparable:
         sentence = "Too few measurements of the kNN accuracy to tell a slow fall from its wandering: "
         sentence += f"at least {FEWEST_MEASUREMENTS} beside its dips are needed."
+        sentence = " ".join([sentence, *said])
         return [Finding("drift", sentence, "not judged", numbers, METHOD, parameters)]
-    tested = past is not None or (beside is not None and beside.references >= FEWEST)
+    tested = past is not None or (beside is not None and comparable and beside.references >= FEWEST)
     verdict = "drift" if own else "worse than references" if behind else "none" if tested else "not judged"
     return [Finding("drift", " ".join(said), verdict, numbers, METHOD, parameters, events)]
 
@@ -58,8 +62,10 @@ def _own(past: Own, found: bool) -> str:
             f"The kNN accuracy degrades slowly from step {past.since:,}: {100 * past.fall:.1f} points between its best "
             f"level and that up to step {past.until:,}, more than it wanders."
         )
-    reach = f": one of {100 * past.reach:.1f} points would usually have been found" if np.isfinite(past.reach) else ""
-    return f"No slow fall of the kNN accuracy beyond its wandering{reach}."
+    reach = f"one of {100 * past.reach:.1f} points would usually have been found"
+    if not np.isfinite(past.reach):
+        reach = "it wanders so much that any could have been missed"
+    return f"No slow fall of the kNN accuracy beyond its wandering: {reach}."
 
 
 def _beside(beside: Compared, since: int | None) -> str:

@@ -30,7 +30,8 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
     judged = {name: each for name, each in evidence.resolution.items() if each.judged > 0}
     if frame is None or frame.empty:
         return []
-    where = f"{span(frame)} of {count(len(judged), 'layer')}"
+    seen = judged.keys() | {event.label for each in evidence.episodes for event in each.events}
+    where = f"{span(frame)} of {count(len(seen), 'layer')}"
     parameters = evidence.parameters["spike"]
     episodes, shifts = evidence.episodes, evidence.of("shift", series="gradients.norm")
     samples = sum(each.judged for each in judged.values())
@@ -81,8 +82,8 @@ def _trust(calibration: Calibration | None, samples: int) -> str:
     found = joined([f"{100 * each.value:.0f} % of {ratio(height)}" for height, each in calibration.power.items()])
     return (
         f" Noise like this run's alone gives {rate.value:.2g} [{rate.low:.2g}, {rate.high:.2g}] spikes in 10,000 steps "
-        f"of a layer, about {rate.value * samples / 1e4:.2g} in this record, each in a single layer; of spikes of one "
-        f"step planted in it {found} are found."
+        f"of a layer, at most about {rate.value * samples / 1e4:.2g} in this record, each in a single layer; of spikes "
+        f"of one step planted in it {found} are found."
     )
 
 

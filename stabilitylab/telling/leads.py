@@ -32,7 +32,7 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
     together = number - lone
     top, top_count = tallest.most_common(1)[0]
     every = spacing(evidence.frames["gradients.norm"].index.to_numpy())
-    same = "the same step" if every == 1 else f"the same row, {every} steps from the next"
+    same = "the same step" if every == 1 else f"the same row, {every:,} steps from the next"
     if number == 1:
         sentence = f"The one spike that hits more than one layer begins in {joined(episodes[0].first_layers)}"
         sentence += f" at {same}" if together else ""

@@ -9,6 +9,7 @@ import numpy as np
 from stabilitylab.detectors import collapse, divergence
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined, span
+from stabilitylab.sampling import spacing
 from stabilitylab.telling.evidence import Evidence
 from stabilitylab.trials import Trials
 
@@ -54,6 +55,7 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
         place = name.split(".")[1].replace("_", " ")
         tap, about = name.split(".")[1], evidence.run.about(name)
         dimensions, samples = frame.shape[1], about.get("samples")
+        whole = int(np.isfinite(frame.to_numpy(dtype=float)).all(axis=1).sum())
         measurable = min(dimensions, max(int(samples) - 1, 1)) if samples else dimensions
         events = evidence.of("collapse", series=name)
         if not events and tap not in TOLD:
@@ -71,12 +73,12 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
         trials = evidence.trials.get(name)
         if trials is not None:
             numbers |= {"false_alarms_expected": trials.expected, "planted_found": dict(trials.found)}
-        of = f"{measurable} directions" + (f" ({samples} samples, {dimensions} dimensions)" if samples else "")
-        if not events and len(frame) < limits.get("persistence", 3):
-            sentence = f"Too few spectra of the {place} ({len(frame)}) to speak of collapse."
+        of = count(measurable, "direction") + (f" ({samples} samples, {dimensions} dimensions)" if samples else "")
+        if not events and whole < limits.get("persistence", 3):
+            sentence = f"Too few spectra of the {place} that are finite ({whole}) to speak of collapse."
             verdict = "not judged"
         elif not events:
-            sentence = f"No collapse of the {place} in {count(len(frame), 'spectrum', 'spectra')} of {of}"
+            sentence = f"No collapse of the {place} in {count(whole, 'spectrum', 'spectra')} of {of}"
             sentence += f"{_reach(trials)}."
             verdict = "none"
         else:
@@ -158,9 +160,9 @@ def tell_not_judged(evidence: Evidence) -> list[Finding]:
         if resolution is None or resolution.judged == 0:
             reasons["first layer"] = f"what the first layer does: {layers.first} has no gradient, or too few steps"
         steps = evidence.frames["gradients.norm"].index
-        every = int(np.median(np.diff(steps))) if len(steps) > 1 else 1
+        every = spacing(steps.to_numpy())
         if every > 1:
-            reasons["sampling"] = f"lags under {every} steps: gradients were recorded every {every} steps"
+            reasons["sampling"] = f"lags under {every:,} steps: gradients were recorded every {every:,} steps"
     for name, why in evidence.run.header.get("disabled", {}).items():
         last = (str(why.get("traceback", "")).strip().splitlines() or ["no traceback"])[-1].strip()
         reasons[f"probe {name}"] = f"the probe {name} was switched off at step {why.get('step', '?')}: {last}"

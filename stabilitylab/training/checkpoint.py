@@ -125,7 +125,7 @@ def load(checkpoint: Checkpoint) -> State:
 
 
 def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Part an optimizer's state into tensors, named ``<parameter>.<key>``, and JSON."""
+    """Part an optimizer's state into tensors, named ``<parameter>.<key>`` or ``group.<number>.<key>``, and JSON."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     for parameter, values in state["state"].items():
@@ -134,19 +134,23 @@ def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any
                 tensors[f"{parameter}.{key}"] = value
             else:
                 plain.setdefault(str(parameter), {})[key] = value
-    groups = [
-        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
-        for group in state["param_groups"]
-    ]
+    groups = []
+    for number, group in enumerate(state["param_groups"]):
+        groups.append({key: value for key, value in group.items() if not isinstance(value, Tensor)})
+        tensors |= {f"group.{number}.{key}": value for key, value in group.items() if isinstance(value, Tensor)}
     return tensors, {"state": plain, "param_groups": groups}
 
 
 def _unflatten(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in plain["state"].items()}
-    for name, value in tensors.items():
-        parameter, _, key = name.partition(".")
-        state.setdefault(int(parameter), {})[key] = value
     groups = [dict(group) for group in plain["param_groups"]]
+    for name, value in tensors.items():
+        owner, _, key = name.partition(".")
+        if owner == "group":
+            number, _, key = key.partition(".")
+            groups[int(number)][key] = value
+        else:
+            state.setdefault(int(owner), {})[key] = value
     for group in groups:  # JSON has no tuples
         if "betas" in group:
             group["betas"] = tuple(group["betas"])

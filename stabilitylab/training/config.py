@@ -159,12 +159,13 @@ def resolve(preset: str, *layers: Mapping[str, Any]) -> Config:
 
 def _with_model(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the settings with another backbone: sizes, and what it does not have, are left out."""
-    if name == settings.get("model.name", DEFAULT_MODEL):
+    before = str(settings.get("model.name", DEFAULT_MODEL))
+    if name == before:
         return dict(settings)
     kind = kind_of(name)
     known = {f"model.{field}" for field in kind.Model.model_fields} - {f"model.{size}" for size in vit.SIZES["vit_s"]}
-    if kind is not vit:
-        known.discard("model.patch_size")
+    if not kind is kind_of(before) is vit:  # what these say is of one model
+        known -= {"model.patch_size", "model.stem", "model.frozen"}
     kept = {key: value for key, value in settings.items() if not key.startswith("model.") or key in known}
     return {**kept, "model.name": name}
 

@@ -52,9 +52,10 @@ def fixed_images(
     """
     images = dataset.train if which == "bank" else dataset.held_out
     most = dataset.data.bank_images if which == "bank" else dataset.data.held_out_images
-    found = images_at(dataset, images, stratified(images.labels, len(images), most), device)
+    rows = stratified(images.labels, len(images), most)
+    found = images_at(dataset, images, rows, device)
     if not len(found.images):
-        raise InputError(f"None of the {which.replace('_', '-')} images of {dataset.name} can be read.")
+        raise InputError(f"None of the {len(rows)} {which.replace('_', '-')} images of {dataset.name} can be read.")
     return found
 
 

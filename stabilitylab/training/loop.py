@@ -116,7 +116,7 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     size, channels = data.image_size, data.channels
     kind = plugins.load("methods", config.method.name)  # type: ignore[attr-defined]
     backbone = kind_of(config.model.name)  # type: ignore[attr-defined]
-    images = Images(len(data.train), len(data.classes) if data.train.labels is not None else 0)
+    images = Images(len(data.train), len(data.classes) if data.train.labels is not None else 0, config.data.batch_size)
     method = kind(
         config.method, lambda: backbone.build(config.model, size, channels, config.augment.small_crops > 0), images
     ).to(ranks.device)

@@ -33,7 +33,7 @@ class Optimizer(Parameters):
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay, on every trainable parameter."""
     decay_all: bool = True
-    """Whether norms, biases and tokens (all tensors of one axis) decay too, as MoCo v3 has it."""
+    """Whether tensors of one axis (norms, biases), tokens and position embeddings decay too, as MoCo v3 has it."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
     """Decay rates of the two moments; for optimizers that have them."""
     eps: PositiveFloat = 1e-8
@@ -87,7 +87,8 @@ def groups_of(config: Optimizer, named: Mapping[str, nn.Parameter], layers: Laye
     apart = config.stem_factor != 1 or config.stem_frozen_after is not None
     for name, parameter in named.items():
         layer = layers.of[name]
-        decay = config.weight_decay if config.decay_all or parameter.ndim > 1 else 0.0
+        decays = config.decay_all or (parameter.ndim > 1 and layer != "tokens")
+        decay = config.weight_decay if decays else 0.0
         stem = apart and layer == layers.first
         scale = config.layer_decay ** (last - depth[layer]) * (config.stem_factor if stem else 1.0)
         groups.setdefault((decay, scale, stem), []).append(parameter)
@@ -145,7 +146,7 @@ def _stable_adamw(config: Optimizer, given: list[Any], lr: float) -> torch.optim
         raise InputError(
             "optimizer.name is 'stableadamw', which needs torch-optimi: pip install 'stabilitylab[optimizers]'"
         ) from error
-    # its Triton kernels are for GPUs alone, and it does not look where the parameters are
+    # its Triton kernels are for GPUs alone, and it does not look where the parameters are; it warns of its foreach
     return StableAdamW(
-        given, lr, betas=config.betas, weight_decay=config.weight_decay, eps=config.eps, foreach=True, triton=False
+        given, lr, betas=config.betas, weight_decay=config.weight_decay, eps=config.eps, foreach=False, triton=False
     )

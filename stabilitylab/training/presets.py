@@ -121,8 +121,29 @@ def moco_v3_vit_b() -> dict[str, Any]:
     return _imagenet() | {"model.dim": 768, "model.depth": 12, "model.heads": 12, "model.patch_size": 16}
 
 
+def moco_v3_r50() -> dict[str, Any]:
+    """MoCo v3 with a ResNet-50 on ImageNet, as published: the backbone that is stable.
+
+    ``stabilitylab train --preset moco-v3-r50 --data IMAGENET``; 300 epochs at batch 4096; on many GPUs; 72.8 % linear
+    accuracy were published. LARS adapts the rate of the matrices and kernels alone; norms and biases do not decay.
+    """
+    return _imagenet() | {
+        "augment.crop_scale": [0.2, 1.0],
+        "model.name": "resnet50",
+        "method.temperature": 1.0,
+        "method.projector_layers": 2,
+        "method.last_batch_norm": False,
+        "optimizer.name": "lars",
+        "optimizer.base_lr": 0.3,
+        "optimizer.weight_decay": 1e-6,
+        "optimizer.decay_all": False,
+        "schedule.warmup_epochs": 10,
+    }
+
+
 PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
-    each.__name__.replace("_", "-"): each for each in (digits, digits_unstable, small, moco_v3_vit_s, moco_v3_vit_b)
+    each.__name__.replace("_", "-"): each
+    for each in (digits, digits_unstable, small, moco_v3_vit_s, moco_v3_vit_b, moco_v3_r50)
 }
 
 

@@ -20,6 +20,9 @@ from stabilitylab.parameters import Parameters
 
 __all__ = ["Stabilize", "Stabilizers", "zclip"]
 
+MOMENTS = ("exp_avg", "momentum_buffer", "step")
+"""How names of what a reset forgets begin; torch, timm and torch-optimi agree on them."""
+
 USUAL = {"norm": 1.0, "layer": 1.0, "agc": 0.01, "zclip": 2.5}
 """Thresholds where none is given: 1 is common, 0.01 for AGC and 2.5 for ZClip are published."""
 
@@ -36,7 +39,7 @@ class Stabilize(Parameters):
     reset_every: int = Field(0, ge=0)
     """Forget both moments of Adam at every so many steps, as SPAM does; 0 never."""
     reset_warmup: int = Field(150, ge=0)
-    """So many steps after a reset the learning rate rises from zero again, by a cosine."""
+    """So many steps after a reset, at most reset_every, the learning rate rises from zero again, by a cosine."""
     zclip_memory: float = Field(0.97, gt=0, lt=1)
     """Decay rate of ZClip's mean and variance of the norm."""
     zclip_warmup: int = Field(25, ge=2)
@@ -81,7 +84,8 @@ class Stabilizers:
 
     def rate_factor(self, step: int) -> float:
         """Return the factor on the learning rate after a reset."""
-        every, warmup = self.config.reset_every, self.config.reset_warmup
+        every = self.config.reset_every
+        warmup = min(self.config.reset_warmup, every)
         since = step % every if every and step >= every else warmup
         return 1.0 if since >= warmup else (1 - math.cos(math.pi * since / warmup)) / 2
 
@@ -126,12 +130,17 @@ class Stabilizers:
         return torch.stack([found.get(name, before.new_ones(())) for name in self._named])
 
     def _reset(self) -> None:
-        """Forget the moments (Huang et al., 2025, SPAM, arXiv 2501.06842)."""
-        for state in self._optimizer.state.values():
+        """Forget the moments (Huang et al., 2025, SPAM, arXiv 2501.06842).
+
+        And the number of steps, which decides the correction of the bias; some optimizers keep it in their groups.
+        """
+        for state in (*self._optimizer.state.values(), *self._optimizer.param_groups):
             for name, value in state.items():
-                if isinstance(value, Tensor):  # the count of steps too: it decides the correction of the bias
+                if not name.startswith(MOMENTS):
+                    continue
+                if isinstance(value, Tensor):
                     value.zero_()
-                elif name == "step":
+                elif isinstance(value, int | float):
                     state[name] = type(value)(0)
 
 
@@ -150,7 +159,8 @@ def zclip(total: Tensor, moments: Tensor, threshold: float, memory: float, warmu
     """Return the factor on the gradients, and the moments after this step (Kumar et al., 2025, arXiv 2504.02507).
 
     A norm g whose z-score z = (g - mean) / sd is above the threshold becomes mean + threshold^2 / z * sd. Mean and
-    variance follow the clipped norm; during the warm-up they are those of the norms so far, and nothing is clipped.
+    variance follow the clipped norm; during the warm-up they are those of the norms so far, and nothing is clipped. A
+    norm that is not finite changes nothing, and nothing is done about it.
 
     Args:
         total: norm of all gradients.
@@ -163,7 +173,8 @@ def zclip(total: Tensor, moments: Tensor, threshold: float, memory: float, warmu
     sd = variance.sqrt().clamp_min(1e-12)
     z = (total - mean) / sd
     warm = seen >= warmup
-    above = warm & (z > threshold) & torch.isfinite(total)
+    finite = torch.isfinite(total)
+    above = warm & (z > threshold) & finite
     clipped = torch.where(above, mean + threshold**2 / z * sd, total)
     # the running mean and variance of the warm-up (Welford), then exponential ones
     weight = torch.where(warm, torch.full_like(mean, 1 - memory), 1 / (seen + 1))
@@ -172,4 +183,4 @@ def zclip(total: Tensor, moments: Tensor, threshold: float, memory: float, warmu
     slow = memory * variance + (1 - memory) * (clipped - new_mean).square()
     early = (variance * seen + change * (clipped - new_mean)) / (seen + 1)
     new = torch.stack([new_mean, torch.where(warm, slow, early), seen + 1])
-    return clipped / total.clamp_min(1e-12), torch.where(torch.isfinite(total), new, moments)
+    return torch.where(above, clipped / total, torch.ones_like(total)), torch.where(finite, new, moments)

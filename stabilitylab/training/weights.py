@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
 from stabilitylab.models.published import is_published, load_moco_v3
@@ -31,7 +33,7 @@ class Trained(NamedTuple):
         return is_published(self.path)
 
     def load(self, method: nn.Module) -> None:
-        """Give a method these weights: its backbone those of a run, all of it those of a published file.
+        """Give a method these weights: its backbone, and all of ``moco_v3`` where they are those of a published file.
 
         Raises:
             InputError: if they do not fit.
@@ -40,14 +42,24 @@ class Trained(NamedTuple):
             load_moco_v3(method, self.path)
             return
         backbone = method.get_submodule("backbone")
-        state, own = load_file(self.path / "backbone.safetensors"), backbone.state_dict()
+        try:
+            state, own = load_file(self.path / "backbone.safetensors"), backbone.state_dict()
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{self.path} is damaged: backbone.safetensors cannot be read: {error}") from error
         wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
         if wrong or set(state) - set(own):
-            names = ", ".join(sorted([*wrong, *(set(state) - set(own))])[:3])
-            raise InputError(f"{self.path} does not fit the backbone of the configuration: {names}")
+            names = sorted({*wrong, *(set(state) - set(own))})
+            about = ", ".join(
+                f"{name} is {_shape(state, name)} there and {_shape(own, name)} here" for name in names[:3]
+            )
+            raise InputError(f"{self.path} does not fit the backbone of the configuration: {about}")
         backbone.load_state_dict(state)
         if hasattr(method, "momentum_backbone"):
             method.get_submodule("momentum_backbone").load_state_dict(state)
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> str:
+    return str(tuple(state[name].shape)) if name in state else "not"
 
 
 def find(path: Path) -> Trained:

@@ -1,0 +1,184 @@
+"""Truth: the rules of the groups written out by name, timm's own layer-wise decay, and updates by their formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from stabilitylab.errors import InputError
+from stabilitylab.layers import layers_of
+from stabilitylab.models import vit
+from stabilitylab.parameters import validated
+from stabilitylab.training.optimizers import Optimizer, build, groups_of, rate_of
+
+ORDER = ("patch_embed", "tokens", "blocks.0", "blocks.1", "blocks.2", "norm")
+
+
+def backbone() -> nn.Module:
+    torch.manual_seed(0)
+    model = vit.Model(dim=16, depth=3, heads=4, patch_size=4, positions="learned", registers=1)
+    return vit.build(model, 8, 1)
+
+
+def layer(name: str) -> str:
+    """The layer of a parameter, as a person would say."""
+    if name in ("cls_token", "pos_embed", "reg_token"):
+        return "tokens"
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
+
+
+def treatment(config: Optimizer, model: nn.Module) -> dict[str, tuple[float, float, bool]]:
+    """Weight decay, factor and whether it is the stem, of each parameter by name."""
+    named = dict(model.named_parameters())
+    groups = groups_of(config, named, layers_of(named))
+    of = {
+        id(each): (group["weight_decay"], group["lr_scale"], group["stem"])
+        for group in groups
+        for each in group["params"]
+    }
+    assert sum(len(group["params"]) for group in groups) == len(of) == len(named)
+    return {name: of[id(each)] for name, each in named.items()}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"decay_all": False},
+        {"layer_decay": 0.5},
+        {"stem_factor": 0.1},
+        {"stem_factor": 0.0, "layer_decay": 0.7, "decay_all": False},
+        {"stem_frozen_after": 10, "layer_decay": 0.9},
+    ],
+    ids=str,
+)
+def test_groups_by_their_description(rules: dict[str, Any]) -> None:
+    config, model = Optimizer(lr=1.0, weight_decay=0.05, **rules), backbone()
+    found = treatment(config, model)
+    for name, each in model.named_parameters():
+        decays = rules.get("decay_all", True) or not (each.ndim == 1 or layer(name) == "tokens")
+        factor = rules.get("layer_decay", 1.0) ** (len(ORDER) - 1 - ORDER.index(layer(name)))
+        stem = layer(name) == "patch_embed" and len(rules.keys() & {"stem_factor", "stem_frozen_after"}) > 0
+        factor *= rules.get("stem_factor", 1.0) if stem else 1.0
+        assert found[name] == (0.05 if decays else 0.0, pytest.approx(factor), stem), name
+    if not rules:
+        named = dict(model.named_parameters())
+        assert len(groups_of(config, named, layers_of(named))) == 1
+
+
+def test_layer_wise_decay_is_timms_between_the_blocks() -> None:
+    model: Any = backbone()
+    theirs: dict[str, tuple[float, float]] = {}
+    names = {id(each): name for name, each in model.named_parameters()}
+    no_decay = [*model.no_weight_decay(), "reg_token"]
+    for group in param_groups_layer_decay(model, 0.05, no_weight_decay_list=no_decay, layer_decay=0.6):
+        theirs |= {names[id(each)]: (group["weight_decay"], group["lr_scale"]) for each in group["params"]}
+    ours = treatment(Optimizer(lr=1.0, weight_decay=0.05, layer_decay=0.6, decay_all=False), model)
+    assert {name: decay for name, (decay, _) in theirs.items()} == {name: each[0] for name, each in ours.items()}
+    # timm has tokens and patches in one layer, and the norm in that of the last block: the blocks are what compares
+    for name in theirs:
+        if name.startswith("blocks"):
+            ratio = theirs[name][1] / theirs["blocks.2.norm1.weight"][1]
+            assert ours[name][1] / ours["blocks.2.norm1.weight"][1] == pytest.approx(ratio), name
+
+
+def test_the_stem_stops_at_its_step() -> None:
+    config = Optimizer(lr=1.0, stem_factor=0.5, stem_frozen_after=10)
+    stem, rest = ({"stem": each, "lr_scale": 0.5 if each else 1.0} for each in (True, False))
+    assert [rate_of(config, stem, 0.2, step) for step in (0, 9, 10, 11)] == [0.1, 0.1, 0.0, 0.0]
+    assert [rate_of(config, rest, 0.2, step) for step in (0, 10)] == [0.2, 0.2]
+
+
+# ---- one step of each, by its formula; g is the first gradient, so that moments are g and g^2 after the correction
+
+LR, DECAY = 0.01, 0.1
+
+
+def adam(w: Tensor, g: Tensor) -> Tensor:
+    return w * (1 - LR * DECAY) - LR * g / (g.abs() + 1e-8)
+
+
+def stable_adamw(w: Tensor, g: Tensor) -> Tensor:
+    rms = (g.square() / g.square().clamp_min(1e-16)).mean().sqrt()
+    rate = LR / max(1.0, float(rms))
+    return w * (1 - rate * DECAY) - rate * g / (g.abs() + 1e-8)
+
+
+def lion(w: Tensor, g: Tensor) -> Tensor:
+    return w * (1 - LR * DECAY) - LR * g.sign()
+
+
+def sgd(w: Tensor, g: Tensor) -> Tensor:
+    return w - LR * (g + DECAY * w)
+
+
+def lars(w: Tensor, g: Tensor) -> Tensor:
+    trust = 0.001 * w.norm() / (g.norm() + DECAY * w.norm())
+    return w - LR * trust * (g + DECAY * w)
+
+
+def lamb(w: Tensor, g: Tensor) -> Tensor:
+    total = g.norm().clamp_min(1.0)  # timm scales gradients to a total norm of one at most
+    update = (g / total) / ((g / total).abs() + 1e-8) + DECAY * w
+    return w - LR * w.norm() / update.norm() * update
+
+
+FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "adamw": adam, "stableadamw": stable_adamw, "lion": lion, "sgd": sgd, "lars": lars, "lamb": lamb,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_first_step_by_its_formula(name: str) -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(6, 5))
+    gradient = 0.1 * torch.randn(6, 5)
+    expected = FORMULAS[name](weight.detach().double(), gradient.double()).float()
+    optimizer = build(Optimizer(name=name, lr=LR, weight_decay=DECAY), [weight], 256)
+    weight.grad = gradient.clone()
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_muon_turns_a_matrix_by_nearly_equal_amounts() -> None:
+    """Its update has singular values near one (Jordan et al., 2024); a vector is left to AdamW."""
+    torch.manual_seed(0)
+    weight, bias = nn.Parameter(torch.randn(16, 16)), nn.Parameter(torch.randn(16))
+    before = weight.detach().clone()
+    weight.grad, bias.grad = torch.randn(16, 4) @ torch.randn(4, 16), torch.randn(16)
+    build(Optimizer(name="muon", lr=LR, weight_decay=0.0), [weight, bias], 256).step()
+    singular = torch.linalg.svdvals(before - weight.detach())
+    assert float(singular[0] / singular[3]) < 2.5
+    assert torch.linalg.svdvals(weight.grad)[0] / torch.linalg.svdvals(weight.grad)[3] > 2.5
+
+
+@pytest.mark.parametrize("name", ["adamw", "stableadamw", "lion", "muon", "lamb", "lars", "sgd", "nadamw", "adafactor"])
+def test_a_group_goes_at_its_own_rate(name: str) -> None:
+    torch.manual_seed(0)
+    parts = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+    groups = [{"params": [each], "weight_decay": 0.0, "lr_scale": 1.0, "stem": False} for each in parts]
+    optimizer = build(Optimizer(name=name, lr=LR), groups, 256)
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = [each.detach().clone() for each in parts]
+    for each in parts:
+        each.grad = torch.randn_like(each)
+    optimizer.step()
+    assert torch.equal(parts[0], before[0])
+    assert not torch.equal(parts[1], before[1])
+
+
+def test_what_is_wrong_is_said() -> None:
+    for values, message in (
+        ({"name": "adamx", "lr": 1}, "no optimizer is named 'adamx'; did you mean adam"),
+        ({"lr": 1, "layer_decay": 0}, "optimizer.layer_decay was 0"),
+        ({"lr": 1, "betas": [0.9, 1.0]}, "optimizer.betas"),
+        ({}, "give either lr or base_lr"),
+    ):
+        with pytest.raises(InputError, match=message):
+            validated(Optimizer, values, "optimizer")

@@ -1,0 +1,71 @@
+"""Every method in two processes: ``torchrun --nproc-per-node 2 tests/two_methods.py FOLDER``."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from test_methods import IMAGES, NAMES, Convolutional, method, vit
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+SAMPLES, STEPS = 12, 2
+KEPT = ("queue", "bank", "ages", "center", "running", "start", "keys")
+"""Words in the names of buffers that must come out alike."""
+
+
+def batch(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    first = torch.randn(SAMPLES, 1, 8, 8, generator=generator)
+    second = first + 0.3 * torch.randn(first.shape, generator=generator)
+    return first, second, torch.randperm(IMAGES, generator=generator)[:SAMPLES], torch.arange(SAMPLES) % 4
+
+
+def trained(made: Any, part: slice, model: Any = None) -> dict[str, Tensor]:
+    """Return losses, gradients and buffers of some steps on a part of each batch."""
+    found = {}
+    optimizer = torch.optim.SGD([each for each in made.parameters() if each.requires_grad], 0.01)
+    for step in range(STEPS):
+        first, second, indices, labels = (each[part] for each in batch(step))
+        torch.manual_seed(step)
+        output = (model or made)((first, second), 0.5, indices, labels)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        found[f"loss {step}"] = output.loss.detach()
+        gradients = {name: each.grad for name, each in made.named_parameters() if each.grad is not None}
+        found |= {f"{name} {step}": gradient.clone() for name, gradient in gradients.items()}
+    return found | {name: each.clone() for name, each in made.named_buffers() if any(word in name for word in KEPT)}
+
+
+def own_half(rank: int) -> slice:
+    return slice(rank * SAMPLES // 2, (rank + 1) * SAMPLES // 2)
+
+
+def main(folder: Path) -> None:
+    rank = torch.distributed.get_rank()
+    warnings.simplefilter("ignore")
+    found: dict[str, Any] = {}
+    for name in NAMES:
+        made = method(name, vit)
+        found[name] = trained(made, own_half(rank), DistributedDataParallel(made, broadcast_buffers=False))
+    for shuffles in (True, False):
+        made = method("moco_v2", Convolutional)
+        made.config = made.config.model_copy(update={"shuffle_bn": shuffles})
+        torch.manual_seed(11 + rank)
+        found[f"shuffle_bn {shuffles}"] = made._keys_of(batch(0)[1][own_half(rank)])
+    torch.save(found, folder / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.distributed.init_process_group("gloo")
+    main(Path(sys.argv[1]))
+    gc.collect()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
