@@ -144,7 +144,7 @@ def _ranks(features: Tensor) -> list[dict[str, Any]]:
     centered = values - values.mean(axis=0)
     eigenvalues = np.maximum(np.linalg.eigvalsh(centered.T @ centered / max(len(values) - 1, 1))[::-1], 0.0)
     found = {
-        "effective rank": spectrum.effective_rank(np.sqrt(eigenvalues)),
+        "effective rank": spectrum.effective_rank(eigenvalues),
         "RankMe": spectrum.rankme(np.linalg.svd(values, compute_uv=False)),
         "participation ratio": spectrum.participation_ratio(eigenvalues),
     }
