@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from stabilitylab import Run, analyze, synthetic
 from stabilitylab.cli import main
 from stabilitylab.importing import assembly, import_run, spool, tables
+from stabilitylab.importing.sources import find_sources
 
 PAGE = Path(__file__).parents[1] / "docs/importing.md"
 NAN, INF = float("nan"), float("inf")
@@ -75,6 +76,16 @@ def test_a_resumed_run_wins_from_its_first_step(tmp_path, purge):
     assert run["training.loss"]["loss"].to_dict() == expected
     assert run["imported.other"].index.tolist() == ([10] if purge else [10, 60])
     assert any("replaced by a later file" in note for note in run.header["imported"]["notes"])
+
+
+def test_the_tenth_file_of_a_folder_comes_after_the_ninth(tmp_path):
+    (tmp_path / "log").mkdir()
+    for number in (9, 10):  # tensorboard numbers the writers of a process
+        with SummaryWriter(str(tmp_path / str(number))) as writer:
+            writer.add_scalar("loss", float(number), 0)
+        file = next((tmp_path / str(number)).iterdir())
+        file.rename(tmp_path / "log" / f"events.out.tfevents.1700000000.host.1.{number}")
+    assert [each.path.name[-2:] for each in find_sources([tmp_path / "log"])] == [".9", "10"]
 
 
 def test_two_writers_at_once_and_subfolders_are_one_run(tmp_path):

@@ -24,6 +24,7 @@ class Probe(probe.Probe):
 
     def __init__(self, parameters: Any, target: probe.Target) -> None:
         super().__init__(parameters, target)
+        self._seen_at: int | None = None
         self._stabilizers = getattr(target.optimizer, "stabilizers", None)
         labels = [str(each) for each in getattr(self._stabilizers, "labels", ())]
         if not labels:
@@ -31,7 +32,8 @@ class Probe(probe.Probe):
         self.labels = {"stabilizers.coefficient": labels}
         self.about = {"stabilizers.coefficient": {"unit": "1"}}
 
-    def measure(self, step: probe.Step) -> probe.Measurement | None:  # noqa: ARG002 - they are of the step before
-        """Return the coefficients of the step before, or None before there is one."""
+    def measure(self, step: probe.Step) -> probe.Measurement | None:
+        """Return the coefficients of the step before, or None where that was not seen, or was told already."""
         found = getattr(self._stabilizers, "coefficients", None)
-        return None if found is None else {"stabilizers.coefficient": found}
+        seen, self._seen_at = self._seen_at, step.index
+        return None if found is None or seen != step.index - 1 else {"stabilizers.coefficient": found}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from stabilitylab.errors import InputError
+from stabilitylab.importing.sources import natural
 from stabilitylab.layers import Layers, layers_of
 
 __all__ = ["PER_PARAMETER", "Pattern", "Place", "layers_in", "parse_maps", "place"]
@@ -180,7 +181,7 @@ def layers_in(labels: Sequence[str]) -> tuple[list[str], Layers | None]:
         return [], None
     ordered = list(labels)
     if ordered == sorted(ordered):
-        ordered.sort(key=_natural)
+        ordered.sort(key=natural)
     plain = {label: label.replace("/", ".") for label in ordered}
     if not any(LEAF.match(each) for each in plain.values()):  # layers, not parameters
         plain = {label: f"{each}.weight" for label, each in plain.items()}
@@ -192,7 +193,3 @@ def layers_in(labels: Sequence[str]) -> tuple[list[str], Layers | None]:
         return ordered, None
     of = {label: found.of[each] for label, each in plain.items() if each in found.of}
     return ordered, Layers(found.names, of, found.first)
-
-
-def _natural(label: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", label) if part]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from stabilitylab.errors import InputError
 
-__all__ = ["Source", "find_sources"]
+__all__ = ["Source", "find_sources", "natural"]
 
 EXPECTED = "TensorBoard event files or their folder, W&B history as JSON, JSON lines or CSV, or a CSV or Parquet table"
 HEAD = 2**16
@@ -54,7 +55,7 @@ def _in_folder(folder: Path) -> list[Source]:
     events: dict[Path, list[Path]] = {}
     for where, folders, names in os.walk(folder):  # follows no links
         folders.sort()
-        own = sorted(name for name in names if "tfevents" in name)
+        own = sorted((name for name in names if "tfevents" in name), key=natural)
         if own:
             events[Path(where)] = [Path(where, name) for name in own]
     if not events:
@@ -110,3 +111,8 @@ def decoded(path: Path, head: bytes) -> str:
     if "\0" in text:
         raise InputError(f"{path} is binary; expected: {EXPECTED}")
     return text
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return what names are sorted by so that the tenth comes after the ninth."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
