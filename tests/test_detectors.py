@@ -224,6 +224,38 @@ class TestSpike:
         assert np.mean(seen) >= part
         assert np.mean(timed) >= part - 0.05
 
+    def test_the_foot_of_a_tall_spike_is_no_burst_of_noise(self, rng):
+        # as a block of a real training rose, in times its level
+        shape = [
+            2,
+            2.3,
+            2.3,
+            2.5,
+            1.9,
+            2.7,
+            4.7,
+            3.2,
+            2.1,
+            43,
+            3.4,
+            3.1,
+            2.2,
+            2.1,
+            1.5,
+            1.6,
+            1.7,
+            1.4,
+            1.8,
+            1.5,
+            1.8,
+            1.7,
+        ]
+        log = 0.15 * noise("autocorrelated", (2000, 40), rng)
+        for start in (600, 1200, 1700):
+            log[start : start + len(shape)] += np.log(shape)[:, None]
+        tall = [each for each in spikes(log) if each.height > 15 and each.peak in (609, 1209, 1709)]
+        assert len(tall) == 120
+
     def test_a_foreshock_is_not_the_onset_of_the_main_rise(self, rng):
         log = 0.05 * noise("gaussian", (600, 1), rng)
         log[[400, 402], 0] += np.log([5, 20])
