@@ -1,0 +1,237 @@
+"""Truth: spikes planted by this module; noise, trends and steps, in which nothing must be found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from stabilitylab.detectors import spike
+from stabilitylab.synthetic import noise, spike_shape, trend
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def log_frame(log):
+    return pd.DataFrame(np.exp(log), index=pd.RangeIndex(len(log), name="step"))
+
+
+def spikes(log, **parameters):
+    return spike.Detector(spike.Parameters(**parameters)).detect("gradients.norm", log_frame(log), {})
+
+
+class TestSpike:
+    @pytest.mark.parametrize("kind", ["gaussian", "student", "autocorrelated", "bursty"])
+    @pytest.mark.parametrize("level", ["flat", "warmup", "decay", "waves", "drop"])
+    def test_false_alarms(self, kind, level, rng):
+        """At most 1 in 10,000 samples over all; the limit here is that of a Poisson count at a rate of one."""
+        log = trend(level, 2000)[:, None] + 0.2 * noise(kind, (2000, 10), rng)
+        assert len(spikes(log)) <= 6  # 2 expected at that rate; 7 or more have a probability of 0.5 %
+
+    def test_false_alarms_of_short_series(self, rng):
+        log = 0.2 * noise("gaussian", (200, 150), rng)
+        assert len(spikes(log)) <= 6
+
+    @pytest.mark.parametrize("kind", ["gaussian", "autocorrelated"])
+    @pytest.mark.parametrize(("height", "sd", "power"), [(2.0, 0.1, 0.9), (3.0, 0.15, 0.9), (4.0, 0.2, 0.9)])
+    def test_power(self, kind, height, sd, power, rng):
+        log = sd * noise(kind, (2000, 10), rng)
+        at = np.arange(150, 1950, 200)
+        log[at] += np.log(height)
+        events = spikes(log)
+        seen = {(each.label, each.peak) for each in events}
+        assert sum((column, step) in seen for column in range(10) for step in at) == 0  # labels are strings
+        assert sum((str(column), step) in seen for column in range(10) for step in at) >= power * 90
+
+    @pytest.mark.parametrize(("length", "ramp"), [(1, 0), (3, 0), (1, 4), (10, 3)])
+    def test_onset_is_the_half_rise(self, length, ramp, rng):
+        log = 0.1 * noise("gaussian", (1500, 10), rng)
+        shape = spike_shape(6.0, length, ramp)
+        at = np.arange(200, 1400, 150)
+        for start in at:
+            log[start : start + len(shape)] += shape[:, None]
+        half = int(np.argmax(shape >= np.log(6) / 2))
+        onsets = np.array([each.onset for each in spikes(log)])
+        errors = [np.abs(onsets - (start + half)).min() for start in at]
+        assert len(onsets) == 10 * len(at)
+        assert np.mean(np.array(errors) <= 1) >= 0.95
+
+    def test_equal_spikes_in_a_row_do_not_blind_it(self, rng):
+        log = 0.1 * noise("gaussian", (1000, 1), rng)
+        at = np.arange(300, 700, 20)
+        log[at] += np.log(4)
+        assert [each.peak for each in spikes(log)] == at.tolist()
+
+    def test_from_the_fiftieth_step_on(self, rng):
+        log = 0.1 * noise("gaussian", (120, 40), rng)
+        log[50] += np.log(4)
+        assert sum(each.peak == 50 for each in spikes(log)) >= 36
+        rising = log + trend("warmup", 120)[:, None]
+        rising[90] += np.log(8)
+        assert sum(each.peak == 90 for each in spikes(rising)) >= 36
+
+    def test_not_finite_is_a_spike_of_infinite_height(self, rng):
+        for bad in (np.nan, np.inf):
+            log = 0.1 * noise("gaussian", (400, 1), rng)
+            log[200:203] = bad
+            log[300] += np.log(5)
+            first, second = spikes(log)
+            assert (first.start, first.onset, first.peak, first.stop) == (200, 200, 200, 202)
+            assert first.height == np.inf
+            assert second.peak == 300
+            assert second.height == pytest.approx(5, rel=0.4)
+
+    def test_not_finite_at_the_very_first_steps(self):
+        values = np.ones((50, 1))
+        values[2] = np.inf
+        (event,) = spike.Detector().detect("gradients.norm", pd.DataFrame(values), {})
+        assert event.start == event.stop == 2
+
+    def test_a_level_that_shifts_for_good_ends_and_is_followed(self, rng):
+        log = 0.1 * noise("gaussian", (1500, 1), rng)
+        log[500:] += np.log(4)
+        log[1000] += np.log(4)
+        shift, after = spikes(log)
+        assert (shift.kind, shift.start) == ("shift", 500)
+        assert shift.stop == 500 + spike.Parameters().patience - 1
+        assert (after.kind, after.peak) == ("spike", 1000)
+        assert after.height == pytest.approx(4, rel=0.4)
+
+    def test_zeros_constants_and_missing_rows(self, rng):
+        assert spikes(np.full((500, 1), -np.inf)) == []  # zeros
+        assert spikes(np.zeros((500, 1))) == []
+        constant = np.zeros((500, 1))
+        constant[300] = np.log(2)
+        assert [each.peak for each in spikes(constant)] == [300]
+        late = 0.1 * noise("gaussian", (500, 2), rng)
+        late[:100, 0] = np.nan
+        assert spikes(late) == []  # a column that was not recorded before step 100, as the other one was
+        (event,) = spikes(late[:, :1])
+        assert (event.start, event.stop, event.height) == (0, 99, np.inf)  # nothing else was recorded: not finite
+        gaps = 0.1 * noise("gaussian", (900, 1), rng)
+        gaps[300:500:2] = -np.inf
+        gaps[701] += np.log(5)
+        frame = log_frame(gaps)
+        frame = frame[(frame.index < 550) | (frame.index >= 650)]
+        assert [each.peak for each in spike.Detector().detect("gradients.norm", frame, {})] == [701]
+
+    def test_a_fall_is_no_spike_and_neither_is_the_way_back_from_a_short_one(self, rng):
+        log = 0.1 * noise("gaussian", (1000, 1), rng)
+        log[400] -= np.log(10)
+        log[600:] -= np.log(5)
+        assert spikes(log) == []
+
+    @pytest.mark.parametrize(
+        "height",
+        [
+            pytest.param(10.0, marks=pytest.mark.xfail(reason="79 % are found: the others pass for a burst of noise")),
+            30.0,
+        ],
+    )
+    def test_a_layer_with_unstable_phases_is_seen_to_spike(self, height, rng):
+        """Phases of 40 steps, a seventh of the time: shocks before, a spike, and an aftermath that stays up."""
+        log = 0.25 * noise("gaussian", (3000, 10), rng)
+        at = np.arange(200, 2900, 300)
+        for start in at:
+            shocks = np.where(rng.random((8, 10)) < 0.3, np.log(rng.uniform(1.3, height / 3, (8, 10))), 0.0)
+            calm, wild = rng.uniform(1, 1.6, (40, 10)), rng.uniform(1.5, height / 2.5, (40, 10))
+            aftermath = np.log(np.where(rng.random((40, 10)) < 0.35, wild, calm))
+            aftermath *= np.exp(-np.arange(40) / 25)[:, None]
+            log[start - 8 : start] += shocks
+            log[start + 1 : start + 40] += aftermath[1:]
+            log[start] += np.log(height)
+        events = spikes(log)
+        seen = [any(e.label == str(c) and e.peak == t for e in events) for c in range(10) for t in at]
+        timed = [any(e.label == str(c) and abs(e.onset - t) <= 1 for e in events) for c in range(10) for t in at]
+        assert np.mean(seen) >= 0.9
+        assert np.mean(timed) >= 0.85
+
+    def test_the_foot_of_a_tall_spike_is_no_burst_of_noise(self, rng):
+        # as a block of a real training rose, in times its level
+        shape = [
+            2,
+            2.3,
+            2.3,
+            2.5,
+            1.9,
+            2.7,
+            4.7,
+            3.2,
+            2.1,
+            43,
+            3.4,
+            3.1,
+            2.2,
+            2.1,
+            1.5,
+            1.6,
+            1.7,
+            1.4,
+            1.8,
+            1.5,
+            1.8,
+            1.7,
+        ]
+        log = 0.15 * noise("autocorrelated", (2000, 40), rng)
+        for start in (600, 1200, 1700):
+            log[start : start + len(shape)] += np.log(shape)[:, None]
+        tall = [each for each in spikes(log) if each.height > 15 and each.peak in (609, 1209, 1709)]
+        assert len(tall) == 120
+
+    def test_a_foreshock_is_not_the_onset_of_the_main_rise(self, rng):
+        log = 0.05 * noise("gaussian", (600, 1), rng)
+        log[[400, 402], 0] += np.log([5, 20])
+        log[500:503, 0] += np.log([5, 12, 20])
+        first, second = spikes(log)
+        assert (first.start, first.onset, first.peak) == (400, 402, 402)
+        assert (second.start, second.onset, second.peak) == (500, 500, 502)
+
+    def test_chance_is_that_of_the_smallest_ratio_where_it_decides(self, rng):
+        log = 0.1 * noise("gaussian", (3000, 4), rng)
+        _, usual = spike.Detector(spike.Parameters(min_ratio=1.1)).examine("gradients.norm", log_frame(log))
+        nominal = 4 * 0.3 * spike.Parameters().false_alarms
+        assert nominal <= sum(each.chance for each in usual.values()) <= 1.4 * nominal  # the three sums overlap
+        _, high = spike.Detector(spike.Parameters(min_ratio=2)).examine("gradients.norm", log_frame(log))
+        assert sum(each.chance for each in high.values()) < 0.05
+
+    def test_spikes_close_together_are_one(self, rng):
+        log = 0.1 * noise("gaussian", (500, 1), rng)
+        log[[200, 203]] += np.log(5)
+        (event,) = spikes(log)
+        assert (event.start, event.stop) == (200, 203)
+        assert len(spikes(log, merge_gap=0)) == 2
+
+    @pytest.mark.xfail(reason="79 % are found where one is planted at every 50 steps: they widen the upper tail")
+    def test_resolution_is_what_is_found_in_nine_of_ten_cases(self, rng):
+        log = 0.15 * noise("gaussian", (3000, 4), rng)
+        _, resolution = spike.Detector().examine("gradients.norm", log_frame(log))
+        at = np.arange(100, 2900, 50)
+        for column in range(4):
+            log[at, column] += np.log(resolution[str(column)].ratio)
+        assert 0.8 <= len(spikes(log)) / (4 * len(at)) <= 1.0
+
+    def test_columns_of_the_same_noise_learn_their_tails_from_each_other(self, rng):
+        """The threshold of each comes nearer to that of normal noise, 3.95; heavy tails of the others are believed."""
+
+        def thresholds(kind, columns):
+            log = log_frame(0.2 * noise(kind, (2000, 12), rng)).iloc[:, columns]
+            _, seen = spike.Detector().examine("gradients.norm", log)
+            return np.array([each.threshold for each in seen.values()])
+
+        normal = -stats.norm.ppf(0.65 * spike.Parameters().false_alarms / 1e4)
+        together, alone = thresholds("gaussian", slice(None)), thresholds("gaussian", slice(1))
+        assert normal - 0.1 < together.mean() < normal + 0.5
+        assert alone[0] > together.mean() + 0.2
+        assert thresholds("student", slice(None)).min() > together.max() + 1
+
+    def test_the_order_of_columns_does_not_matter_and_a_long_series_stands_alone(self, rng):
+        log = 0.2 * noise("student", (1500, 5), rng)
+        log[300::400] += np.log(6)
+        forward, backward = log_frame(log), log_frame(log).iloc[:, ::-1]
+        find = spike.Detector().detect
+        assert find("gradients.norm", forward, {}) == find("gradients.norm", backward, {})
+        long = log_frame(0.2 * noise("gaussian", (spike.ALONE + 1, 2), rng))
+        whole = find("gradients.norm", long, {})
+        assert whole == sorted(each for label in long for each in find("gradients.norm", long[[label]], {}))
