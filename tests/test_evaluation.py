@@ -38,9 +38,9 @@ def clouds(number: int, spread: float = 1.0, width: int = 12, classes: int = 4, 
 # ---- nearest neighbors
 
 
-@pytest.mark.parametrize("cells", [1, 40, 2**24])
+@pytest.mark.parametrize("cells", [1, 40_000, 105_000, 2**24])
 def test_neighbors_by_brute_force(cells: int) -> None:
-    bank, queries = (normalize(clouds(n, seed=n).values, dim=1) for n in (300, 70))
+    bank, queries = (normalize(clouds(n, seed=n).values, dim=1) for n in (5003, 70))
     similarity, index = neighbors(queries, bank, 9, cells)
     every = (queries.double() @ bank.double().T).numpy()
     expected = np.sort(every, axis=1)[:, ::-1][:, :9]
@@ -54,6 +54,8 @@ def test_equal_neighbors_are_each_named_once() -> None:
         similarity, index = neighbors(torch.eye(3), bank, 5, cells)
         assert (similarity == 1).all()
         assert [sorted(each) for each in index.tolist()] == [list(range(5)), list(range(5, 10)), list(range(10, 15))]
+    _, index = neighbors(torch.eye(3), torch.ones(1000, 3), 5)
+    assert all(len(set(each)) == 5 for each in index.tolist())
     with pytest.raises(InputError, match="k is 16, but the bank holds 15 images"):
         neighbors(torch.eye(3), bank, 16)
 

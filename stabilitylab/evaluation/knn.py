@@ -14,10 +14,17 @@ from stabilitylab.errors import InputError
 
 __all__ = ["neighbors", "vote"]
 
-CELLS = 2**24
-"""Similarities that are held at once: 64 MB."""
+ROWS = 512
+"""Queries that are compared at once."""
+
+CELLS = 2**25
+"""Similarities that are held at once: 128 MB."""
+
+GROUP = 32
+"""The k highest of a row lie in the k groups of so many columns that have the highest maxima."""
 
 
+@torch.no_grad()
 def neighbors(queries_ND: Tensor, bank_MD: Tensor, k: int, cells: int = CELLS) -> tuple[Tensor, Tensor]:
     """Return similarity and index of the k most similar bank entries of each query, most similar first, (N, K) each.
 
@@ -34,26 +41,35 @@ def neighbors(queries_ND: Tensor, bank_MD: Tensor, k: int, cells: int = CELLS) -
     """
     if len(bank_MD) < k:
         raise InputError(f"k is {k}, but the bank holds {len(bank_MD)} images")
-    rows = max(1, min(len(queries_ND), 1024))
-    columns = max(k, cells // rows)
+    rows = max(1, min(len(queries_ND), ROWS))
+    columns = min(max(k, cells // rows), len(bank_MD))
+    held = queries_ND.new_empty(rows * columns)  # one for all products: fresh memory costs as much as the search in it
     found = []
-    for start in range(0, len(queries_ND), rows):
-        part_ND = queries_ND[start : start + rows]
-        best: Tensor | None = None
-        at = part_ND.new_zeros(0, dtype=torch.int64)
-        for first in range(0, len(bank_MD), columns):
-            chunk_MD = bank_MD[first : first + columns]
-            value, index = (part_ND @ chunk_MD.T).topk(min(k, len(chunk_MD)), dim=1)
-            index += first
-            if best is None:
-                best, at = value, index
-                continue
-            both, where = torch.cat([best, value], dim=1).topk(min(k, best.shape[1] + value.shape[1]), dim=1)
-            best, at = both, torch.cat([at, index], dim=1).gather(1, where)
-        assert best is not None
+    for part_ND in queries_ND.split(rows):
+        best, at = _highest(part_ND, bank_MD[:columns], k, held)
+        for first in range(columns, len(bank_MD), columns):
+            value, index = _highest(part_ND, bank_MD[first : first + columns], k, held)
+            best, where = torch.cat([best, value], dim=1).topk(k, dim=1)
+            at = torch.cat([at, index + first], dim=1).gather(1, where)
         found.append((best, at))
     similarity, index = (torch.cat(each) for each in zip(*found, strict=True))
     return similarity, index
+
+
+def _highest(queries_ND: Tensor, bank_MD: Tensor, k: int, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the k highest products of each query and their columns, of fewer where the bank is smaller."""
+    rows, columns = len(queries_ND), len(bank_MD)
+    product_NM = torch.mm(queries_ND, bank_MD.T, out=held[: rows * columns].view(rows, columns))
+    groups = columns // GROUP
+    if groups < 4 * k:
+        return product_NM.topk(min(k, columns), dim=1)
+    whole = groups * GROUP
+    grouped = product_NM[:, :whole].view(rows, groups, GROUP)
+    highest = grouped.amax(dim=2).topk(k, dim=1, sorted=False).indices
+    within = grouped.gather(1, highest[:, :, None].expand(-1, -1, GROUP)).view(rows, -1)
+    value, at = torch.cat([within, product_NM[:, whole:]], dim=1).topk(k, dim=1)
+    column = GROUP * highest.gather(1, (at // GROUP).clamp_max(k - 1)) + at % GROUP
+    return value, torch.where(at < k * GROUP, column, at - k * GROUP + whole)
 
 
 def vote(
