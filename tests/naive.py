@@ -7,27 +7,61 @@ from itertools import pairwise, product
 import numpy as np
 
 
-def level(values, at):
-    """Level of one sample from the full blocks of eight before it, a trend included, step by step."""
-    past = [float(each) for each in values[:at]]
-    blocks = [sorted(past[start : start + 8]) for start in range(0, len(past) - 7, 8)]
-    medians = [(each[3] + each[4]) / 2 for each in blocks]
-    if len(medians) < 3:
-        return float("nan")
+def _short_level(medians):
+    """Level after the last of these block medians and its slope in a sample, from eight of them."""
+    if len(medians) < 2:
+        return float("nan"), 0.0
     recent = min(4, (len(medians) + 1) // 2)
     earlier = min(4, len(medians) - recent)
     flat = float(np.median(medians[-recent:]))
     rise = flat - float(np.median(medians[-recent - earlier : -recent]))
     if len(medians) >= 8:  # of which what may be noise of the medians is taken off
-        bends = [abs(c - 2 * b + a) for a, b, c in zip(medians, medians[1:], medians[2:], strict=False)]
-        rise -= 0.47 * float(np.median(bends))
+        rise -= _level_error(medians)
     up = rise / (8 * (recent + earlier) / 2)
     falls = [(b - a) / 8 for a, b in pairwise(medians)]
     while len(falls) < 3:
         falls.insert(0, 0.0)
     slope = up if up > 0 else min(0.0, max(falls[-3:]))
-    center = 8 * (len(medians) - recent / 2) - 0.5
-    return flat + slope * (at - center)
+    return flat + slope * (8 * recent / 2 + 0.5), slope
+
+
+def _level_error(medians):
+    bends = [abs(c - 2 * b + a) for a, b, c in zip(medians, medians[1:], medians[2:], strict=False)]
+    return 0.47 * float(np.median(bends))
+
+
+def _long_level(medians):
+    """Level from 8, 16 or 32 of these block medians, as long as the halves of each agree; None if they do not."""
+    found = None
+    for width, least in ((4, 12), (8, 20), (16, 36)):
+        if len(medians) < least:
+            break
+        new, old = (
+            np.mean([np.median(part[len(part) - back - 4 : len(part) - back]) for back in range(0, width, 4)])
+            for part in (medians, medians[:-width])
+        )
+        if abs(new - old) > 2.5 * np.sqrt(4 / width) * _level_error(medians):
+            break
+        found = float(new + old) / 2
+    return found
+
+
+def level(values, at):
+    """Level of one sample from the full blocks of eight before it, step by step: the past that was nearer so far."""
+    past = [float(each) for each in values[:at]]
+    blocks = [sorted(past[start : start + 8]) for start in range(0, len(past) - 7, 8)]
+    medians = [(each[3] + each[4]) / 2 for each in blocks]
+    if len(medians) < 3:
+        return float("nan")
+    nearer = 0.0
+    for known in range(12, len(medians)):
+        start, slope = _short_level(medians[:known])
+        other = _long_level(medians[:known])
+        if other is not None:
+            nearer += abs(medians[known] - start - 3.5 * slope) - abs(medians[known] - other)
+    start, slope = _short_level(medians)
+    other = _long_level(medians)
+    return other if other is not None and nearer > 0 else start + slope * (at - 8 * len(medians))
 
 
 def match(first, later, window):

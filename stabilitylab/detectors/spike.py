@@ -14,21 +14,13 @@ from pydantic import Field
 from stabilitylab import parameters
 from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ragged
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import (
-    BLOCK,
-    Past,
-    delayed,
-    fold,
-    level_and_residual,
-    past,
-    runs_of,
-    unfold,
-)
+from stabilitylab.stats.past import Past, level_and_residual, past
+from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
 from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, pooled
 
 __all__ = ["Detector", "Parameters", "Resolution"]
 
-LENGTHS = {1: 0.65, 3: 0.25, 6: 0.25}
+LENGTHS = {1: 0.7, 3: 0.2, 6: 0.15}
 """Samples over which the whitened residuals are summed, and the share of the false alarms that each sum may have."""
 
 PASSES = 2
@@ -43,7 +35,7 @@ ENOUGH = 4096
 ALONE = 32_768
 """The tails of a longer series are estimated from it alone; a shorter one is helped by the other columns."""
 
-SHARED = (1, 3)
+SHARED = (1, 3, 6)
 """Sums of so many samples learn their tails from other columns; longer ones hold the error of their own level."""
 
 ASKED = 24
@@ -53,7 +45,7 @@ ASKED = 24
 class Parameters(parameters.Parameters):
     """What counts as a spike."""
 
-    false_alarms: float = Field(0.6, gt=0, le=100)
+    false_alarms: float = Field(0.5, gt=0, le=100)
     """Expected false alarms in 10,000 samples of one label; the threshold follows from the tails of the noise."""
     min_ratio: float = Field(1.5, gt=1)
     """Smallest ratio to the level that is a spike, however quiet the series is."""
@@ -157,7 +149,7 @@ class Detector:
             sums = self._sums(before, masked, before.spread())
             said.append({size: evidence.both for size, _, evidence in sums})
         shapes: list[Shapes] = [{} for _ in range(number)]
-        for size in SHARED:
+        for size in LENGTHS:
             own, further = pooled(np.array([each[size] for each in said]), _prior(size))
             for each in shapes:
                 each[size] = further
@@ -204,14 +196,13 @@ class Detector:
 
     @staticmethod
     def _with_surroundings(found: Found, plain: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Return the samples of the spikes, with the outstanding runs that they rise from.
+        """Return the samples of the spikes, with the outstanding runs that spikes and shifts rise from.
 
         The foot of a tall spike would otherwise pass for a burst of noise, in which the spike is nothing.
         """
         spikes, (first, last) = ~found.lasting, plain
-        starts, stops = found.start[spikes], found.stop[spikes]
-        held = np.searchsorted(stops, first) < np.searchsorted(starts, last, side="right")
-        own = ragged(starts, stops)[0]
+        held = np.searchsorted(found.stop, first) < np.searchsorted(found.start, last, side="right")
+        own = ragged(found.start[spikes], found.stop[spikes])[0]
         if not held.any():
             return own
         both = np.sort(np.concatenate([own, ragged(first[held], last[held])[0]]))
@@ -259,7 +250,7 @@ class Detector:
 
     def _notice(self, before: Past, masked: np.ndarray, shapes: Shapes) -> tuple[_Noticed, dict[int, Tail]]:
         """Return where a sum of whitened residuals stands out, and the tails of the noise of each sum."""
-        uncertain = 1 + 8 / np.maximum(before.samples, 8)  # a scale that stands on few samples
+        uncertain = before.uncertainty()
         spread = before.spread()
         found, tails = [], {}
         for size, score, evidence in self._sums(before, masked, spread):

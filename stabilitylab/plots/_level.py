@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import past_level
+from stabilitylab.stats.level import past_level
 
 __all__ = ["relative"]
 

@@ -54,9 +54,12 @@ def peaks(found: np.ndarray, near: int = 5) -> np.ndarray:
     return found >= windows.max(axis=-1)
 
 
-def threshold(kind: str, shape: np.ndarray, rate: float, steps: int = 4000, columns: int = 500, seed: int = 1) -> float:
-    """Return the score whose peaks quiet noise exceeds ``rate`` times in 10,000 samples."""
+def threshold(
+    kind: str, shapes: list[np.ndarray], rate: float, steps: int = 4000, columns: int = 500, seed: int = 1
+) -> float:
+    """Return the score that peaks of the best of these filters exceed ``rate`` times in 10,000 samples of noise."""
     values, sd = noise_and_sd(kind, (steps, columns), seed)
-    found = scores(values, sd, shape, AUTOCORRELATION.get(kind, 0.0))
+    phi = AUTOCORRELATION.get(kind, 0.0)
+    found = np.maximum.reduce([scores(values, sd, shape, phi) for shape in shapes])
     highest = np.sort(found[peaks(found)])
     return float(highest[-max(1, round(rate * values.size / 1e4))])
