@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stabilitylab.calibration import Calibration, calibrate
-from stabilitylab.detectors import collapse, dip, drift, spike
+from stabilitylab.detectors import collapse, dip, divergence, drift, spike
 from stabilitylab.episodes import layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event
 from stabilitylab.run import Run
-from stabilitylab.trials import Trials, collapse_trials, dip_trials
+from stabilitylab.trials import Trials, collapse_trials, dip_trials, divergence_trials
 
 __all__ = ["Detected", "detect"]
 
@@ -60,6 +61,8 @@ def detect(run: Run, detectors: Mapping[str, Any], reference: Sequence[Run], see
                 continue
             if name not in frames:
                 frames[name] = layer_magnitudes(run) if name == "gradients.norm" else run[name]
+                if name == "knn.accuracy":
+                    _check_parts(run, frames[name])
             if isinstance(detector, spike.Detector):
                 found, resolution = detector.examine(name, frames[name])
                 calibration = calibrate(frames[name], found, detector, seed)
@@ -69,12 +72,17 @@ def detect(run: Run, detectors: Mapping[str, Any], reference: Sequence[Run], see
                 trials[name] = _tried(frames[name], about, found, detector, seed)
             elif isinstance(detector, drift.Detector):
                 about = _about(run, name, frames[name]) | {"references": curves}
+                if name in trials:  # the dips are known
+                    about["falls"] = [each for each in events if each.series == name]
                 found, drifted = detector.examine(name, frames[name], about)
             else:
                 about = _about(run, name, frames[name])
                 found = detector.detect(name, frames[name], about)
                 if isinstance(detector, collapse.Detector):
                     trials[name] = collapse_trials(frames[name], about, found, detector, seed)
+                elif isinstance(detector, divergence.Detector) and not frames[name].empty:
+                    first = [each for each in found if each.label == str(frames[name].columns[0])]
+                    trials[name] = divergence_trials(frames[name].iloc[:, 0], first, detector, seed)
             events += found
     return Detected(tuple(sorted(events)), frames, resolution, compared, drifted, trials, calibration)
 
@@ -86,7 +94,21 @@ def _references(run: Run, references: Sequence[Run]) -> list[pd.DataFrame]:
             raise InputError(f"{each.path} cannot be a reference: it holds no knn.accuracy")
         if each.path.resolve() == run.path.resolve():
             raise InputError(f"{run.path} cannot be its own reference; name other runs")
-    return [each["knn.accuracy"] for each in references]
+    curves = [each["knn.accuracy"] for each in references]
+    for each, curve in zip(references, curves, strict=True):
+        _check_parts(each, curve)
+    return curves
+
+
+def _check_parts(run: Run, accuracy: pd.DataFrame) -> None:
+    """Refuse an accuracy that is not a part of 1, such as one in percent."""
+    values = accuracy.to_numpy(dtype=float)
+    wrong = values[np.isfinite(values) & ((values < 0) | (values > 1 + 1e-6))]
+    if len(wrong):
+        raise InputError(
+            f"knn.accuracy of {run.path} holds {wrong[0]:g}, and accuracies are parts of 1: divide one in percent by "
+            "100 where it is recorded (stabilitylab import does so)"
+        )
 
 
 def _tried(

@@ -1,4 +1,4 @@
-"""What the detectors of accuracy and spectra would do on this very run: on its noise alone, and on planted events."""
+"""What the detectors of accuracy, spectra and loss would do on this very run: on its noise, and on planted events."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from stabilitylab.detectors import collapse, dip
+from stabilitylab.detectors import collapse, dip, divergence
 from stabilitylab.findings import Event
 from stabilitylab.stats.blocks import block_bootstrap
+from stabilitylab.stats.robust import MAD_TO_SD
 
-__all__ = ["DEPTHS", "LENGTH", "SHARES", "Trials", "collapse_trials", "dip_trials"]
+__all__ = ["DEPTHS", "JUMPS", "LENGTH", "SHARES", "Trials", "collapse_trials", "dip_trials", "divergence_trials"]
 
 DEPTHS = (0.01, 0.02, 0.05)
 """Depths of the planted dips, as parts of 1."""
@@ -23,11 +24,17 @@ LENGTH = 5
 SHARES = (0.1, 0.25, 0.5)
 """Parts of the directions that are made dead."""
 
+JUMPS = (5.0, 10.0, 20.0)
+"""Jumps of the loss for good, as multiples of the standard deviation of its noise."""
+
 CURVES, PLACES, LONGEST = 20, 12, 300
 """Curves of noise alone, places of planted dips, and measurements of each trial at most."""
 
 BLOCK, TREND = 16, 9
 """Measurements that are resampled together, and around each one whose median is the trend."""
+
+LOSS_BLOCK, LOSS_TREND, LOSSES = 64, 65, 1500
+"""The same of a loss, and the losses of each trial at most."""
 
 
 class Trials(NamedTuple):
@@ -42,7 +49,12 @@ class Trials(NamedTuple):
     expected: float
     """False events to expect in a record as long as this one."""
     found: Mapping[float, float]
-    """Depth of a planted dip, or part of the directions made dead, to the part of the trials in which it was found."""
+    """Depth of a planted dip, part of the directions made dead, or size of a jump of the loss, to the part found."""
+
+    @property
+    def to_expect(self) -> str:
+        """The number of false events to expect, in words."""
+        return "fewer than 0.1" if self.expected < 0.1 else f"{self.expected:.1f}"
 
 
 def dip_trials(
@@ -149,3 +161,48 @@ def collapse_trials(
         events = detector.detect("spectrum", pd.DataFrame(planted), about)
         found[share] = float(any(each.start >= length // 2 for each in events))
     return Trials(CURVES, length, alarms, alarms / (CURVES * length) * rows, found)
+
+
+def divergence_trials(
+    column: pd.Series, events: Sequence[Event], detector: divergence.Detector, seed: int = 0
+) -> Trials | None:
+    """Try the detector of divergence on a loss up to its first event: on its resampled noise, and with planted jumps.
+
+    The noise is what a running median leaves, resampled in blocks and put back on it. A planted jump begins in
+    the last half, when most is learned, and lasts to the end.
+
+    Args:
+        column: the loss.
+        events: those found in it.
+        detector: with the parameters to try.
+        seed: of the places and the draws.
+
+    Returns:
+        The counts, or None where what is before the first event is too short.
+    """
+    rng = np.random.default_rng(seed)
+    calm = column[
+        np.isfinite(column.astype(float)) & (column.index < min((each.start for each in events), default=np.inf))
+    ]
+    shortest = divergence.LEARNED + 3 * detector.parameters.patience
+    if len(calm) < shortest:
+        return None
+    first = int(rng.integers(max(len(calm) - LOSSES, 0) + 1))
+    values = calm.to_numpy(dtype=float)[first : first + LOSSES]
+    trend = pd.Series(values).rolling(LOSS_TREND, center=True, min_periods=1).median().to_numpy()
+    noise = values - trend
+    scale = MAD_TO_SD * float(np.median(np.abs(noise)))
+
+    def starts(curve: np.ndarray) -> list[int]:
+        return [each.start for each in detector.detect("training.loss", pd.DataFrame({"loss": curve}), {})]
+
+    alarms = sum(len(starts(trend + block_bootstrap(noise, len(noise), LOSS_BLOCK, rng))) for _ in range(CURVES))
+    found = {}
+    for size in JUMPS:
+        places = rng.integers(len(values) // 2, len(values) - detector.parameters.patience, PLACES)
+        curves = [values + size * scale * (np.arange(len(values)) >= at) for at in places]
+        near = [
+            any(abs(start - at) < LENGTH for start in starts(each)) for at, each in zip(places, curves, strict=True)
+        ]
+        found[size] = float(np.mean(near))
+    return Trials(CURVES, len(values), alarms, alarms / (CURVES * len(values)) * len(column), found)

@@ -201,7 +201,7 @@ class TestDivergence:
 
     def test_nothing_in_losses_that_fall_rise_slowly_or_wander(self, rng):
         time = np.arange(1500)
-        for seed in range(40):
+        for seed in range(20):
             rng = np.random.default_rng(seed)
             falling = 4 * np.exp(-time / 200) + 0.1 * rng.standard_t(5, 1500)
             wander = 0.01 * np.cumsum(rng.standard_normal(1500))
@@ -212,6 +212,46 @@ class TestDivergence:
         values = 2 + 0.05 * rng.standard_normal(800)
         values[400:430] += 3
         assert self.detect(values) == []
+
+    @pytest.mark.parametrize("shape", ["zero", "to zero", "restarts", "queue", "queue after a fall", "swings"])
+    def test_nothing_in_losses_of_other_shapes(self, shape):
+        time = np.arange(1500)
+        values = {
+            "zero": np.zeros(1500),
+            "to zero": 3 * np.exp(-time / 100) * (time < 800),
+            "restarts": 2 + 0.4 * np.cos(np.pi * (time % 500) / 500),
+            "queue": 2 + 3 * (1 - np.exp(-time / 100)),
+            "queue after a fall": 2 + 3 * np.exp(-time / 30) + 1.5 * (1 - np.exp(-time / 200)),
+            "swings": 2 + 0.3 * np.sin(2 * np.pi * time / 300),
+        }[shape]
+        assert self.detect(values) == []
+        assert self.detect(values + 0.05 * np.random.default_rng(0).standard_normal(1500)) == []
+
+    @pytest.mark.parametrize("ago", [12, 30, 60, 99])
+    def test_a_rise_at_the_end_may_come_back(self, ago, rng):
+        values = 2 + 0.05 * rng.standard_normal(600)
+        values[-ago:] += 2
+        (event,) = self.detect(values)
+        assert (event.kind, event.start, event.stop) == ("rise", 600 - ago, 599)
+        (event, _) = self.detect(np.append(values, [np.nan] * 5))  # and did not where the loss breaks down
+        assert event.kind == "divergence"
+        assert self.detect(np.append(values, 2 + 0.05 * rng.standard_normal(20))) == []
+
+    def test_what_was_learned_is_lost_whatever_the_tails_and_the_way(self):
+        time = np.arange(1500)
+        learned, plateau = 3 + 4 * np.exp(-time / 200), np.log(4096)
+        since = np.clip(time - 800, 0, None)
+        lost = {
+            "at once": np.where(time < 800, learned, plateau),
+            "slowly": np.where(time < 800, learned, plateau - (plateau - 3) * np.exp(-since / 100)),
+            "faster and faster": learned + np.expm1(since / 150),
+            "in swings": learned + np.where(time > 800, 0.1 * np.exp(since / 120) * np.abs(np.sin(time / 5)), 0),
+        }
+        for seed in range(3):
+            noise = 0.05 * np.random.default_rng(seed).standard_t(3, 1500)
+            for values in lost.values():
+                (event,) = self.detect(values + noise)
+                assert (event.kind, event.start >= 800, event.stop) == ("divergence", True, 1499)
 
     def test_not_finite_from_the_first_step_on(self, rng):
         values = 2 + 0.05 * rng.standard_normal(300)

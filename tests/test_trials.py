@@ -9,7 +9,7 @@ from stabilitylab.detectors import collapse, dip, divergence
 from stabilitylab.findings import Event
 from stabilitylab.stats.area import area_below
 from stabilitylab.stats.blocks import block_bootstrap
-from stabilitylab.trials import collapse_trials, dip_trials
+from stabilitylab.trials import collapse_trials, dip_trials, divergence_trials
 
 
 class TestDips:
@@ -83,6 +83,25 @@ class TestTrials:
             assert told.alarms == 0
             assert samples < 1600 or set(told.found.values()) == {1.0}
         assert collapse_trials(frame[["0"]], {}, [], collapse.Detector()).found == {}  # none would be left
+
+    def test_planted_jumps_of_the_loss_are_found_as_often_as_in_fresh_losses(self):
+        def loss(rng):
+            return pd.Series(2 + 3 * np.exp(-np.arange(800) / 100) + wobble(0.05, 0.5, 800, rng))
+
+        detector = divergence.Detector()
+        told = divergence_trials(loss(np.random.default_rng(0)), [], detector)
+        assert told.alarms == 0
+        for size in (5.0, 20.0):
+            found = 0
+            for seed in range(10):
+                rng = np.random.default_rng(100 + seed)
+                values, at = loss(rng), int(rng.integers(400, 700))
+                values[at:] += size * 0.05
+                events = detector.detect("training.loss", values.to_frame("loss"), {})
+                found += any(abs(each.start - at) < 5 for each in events)
+            assert told.found[size] == pytest.approx(found / 10, abs=0.35)
+        assert told.found[20.0] > 0.9 > told.found[5.0]
+        assert divergence_trials(loss(np.random.default_rng(0))[:200], [], detector) is None
 
     def test_what_happened_is_not_taken_for_a_false_alarm(self):
         values = np.ones((40, 16))

@@ -12,7 +12,7 @@ from pydantic import Field
 from stabilitylab import parameters
 from stabilitylab.findings import Event
 from stabilitylab.stats.robust import runs_of
-from stabilitylab.stats.spectrum import dead_directions
+from stabilitylab.stats.spectrum import dead_directions, resolution
 
 __all__ = ["Detector", "Parameters"]
 
@@ -56,20 +56,12 @@ class Detector:
         Height is the largest number of dead directions; score is the ratio of the usual variance to the smallest
         one (complete), or of the number of dead directions to that at which an event begins (dimensional).
         """
-        values = frame.to_numpy(dtype=float)
-        whole = np.isfinite(values).all(axis=1)
-        steps = frame.index.to_numpy()[whole]
-        values = -np.sort(-np.maximum(values[whole], 0.0), axis=1)
-        if values.size == 0:
+        counted = self.count(frame, about)
+        if counted.empty:
             return []
-        samples = int(about["samples"]) if about.get("samples") else None
-        dimensions = values.shape[1]
-        measurable = dimensions if samples is None else min(dimensions, max(samples - 1, 1))
-        total = values.sum(axis=1)
+        steps, total, gone, dead = (counted[each].to_numpy() for each in ("step", "variance", "complete", "dead"))
+        dimensions, measurable = frame.shape[1], self._measurable(frame, about)
         largest = np.maximum.accumulate(total)
-        gone = total <= self.parameters.vanished * largest
-        dead = dead_directions(values, samples, self.parameters.dead, self.parameters.below_law)
-        dead = np.where(gone, 0, np.maximum(dead, self._fallen(values[:, :measurable])))
         events = []
         for first, last in self._lasting(gone):
             smallest = max(float(total[first : last + 1].min()), np.finfo(float).tiny)
@@ -77,7 +69,8 @@ class Detector:
             events.append(self._event(name, steps, at, 0, dimensions, float(largest[first]) / smallest))
         limit = max(2.0, self.parameters.share * measurable)
         for first, last in self._lasting(dead >= limit):
-            if first == 0 and dead[last] < 0.8 * dead[0]:
+            late = dead[(first + 3 * last) // 4]
+            if first == 0 and dead[last] < min(0.9 * late, late - 1):
                 continue  # still growing out of its random weights
             if first == 0 and last < len(dead) - 1:
                 continue  # has grown out of them
@@ -88,12 +81,36 @@ class Detector:
             events.append(self._event(name, steps, at, lowest, int(inside.max()), float(inside.max() / limit)))
         return sorted(events)
 
+    def count(self, frame: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
+        """Return one row for each spectrum that is finite: ``step``, total ``variance``, ``complete`` and ``dead``.
+
+        The last two say whether the variance has vanished, and how many directions are dead if it has not.
+        """
+        values = frame.to_numpy(dtype=float)
+        whole = np.isfinite(values).all(axis=1) & (frame.shape[1] > 0)
+        steps, values = frame.index.to_numpy()[whole], -np.sort(-values[whole], axis=1)
+        total, dead = np.maximum(values, 0.0).sum(axis=1), np.zeros(len(values), dtype=int)
+        gone = total <= self.parameters.vanished * np.maximum.accumulate(total)
+        if len(values):
+            samples = int(about["samples"]) if about.get("samples") else None
+            values = np.maximum(values, resolution(values))
+            dead = dead_directions(values, samples, self.parameters.dead, self.parameters.below_law)
+            dead = np.where(gone, 0, np.maximum(dead, self._fallen(values[:, : self._measurable(frame, about)])))
+        return pd.DataFrame({"step": steps, "variance": total, "complete": gone, "dead": dead})
+
+    @staticmethod
+    def _measurable(frame: pd.DataFrame, about: Mapping[str, Any]) -> int:
+        """Return how many directions so many samples can measure."""
+        samples = about.get("samples")
+        return min(frame.shape[1], max(int(samples) - 1, 1)) if samples else frame.shape[1]
+
     def _fallen(self, values: np.ndarray) -> np.ndarray:
         """Return how many directions of each spectrum have lost their own share of the largest one."""
         share = values / np.maximum(values[:, :1], np.finfo(float).tiny)
-        rounding = values.shape[1] * np.finfo(np.float32).eps ** 2  # what is below it never carried anything
-        best = np.maximum(np.maximum.accumulate(share, axis=0), rounding)
-        return np.asarray(((share < self.parameters.below_own * best) & (share < self.parameters.dead)).sum(axis=1))
+        best = np.maximum.accumulate(share, axis=0)
+        carried = best > values.shape[1] * np.finfo(np.float32).eps ** 2  # more than rounding, once
+        lost = (share < self.parameters.below_own * best) & (share < self.parameters.dead)
+        return np.asarray((lost & carried).sum(axis=1))
 
     def _lasting(self, mask: np.ndarray) -> list[tuple[int, int]]:
         found = [(int(first), int(last)) for first, last in zip(*runs_of(mask), strict=True)]

@@ -1,9 +1,9 @@
-"""Divergence: a loss that is not finite, or that left its level for good."""
+"""Divergence: a loss that is not finite, or that left its level for good; a rise that is still open at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.findings import Event
-from stabilitylab.stats.robust import BLOCK, fold, past, runs_of, unfold
+from stabilitylab.stats.past import past
+from stabilitylab.stats.robust import BLOCK, MAD_TO_SD, fold, runs_of, unfold
 from stabilitylab.stats.tails import tail_of, tail_threshold
 
 __all__ = ["Detector", "Parameters"]
@@ -19,6 +20,15 @@ __all__ = ["Detector", "Parameters"]
 
 LEARNED = 50
 """Samples that a level takes."""
+
+OPEN = 10
+"""A rise that has lasted for so many samples when the record ends is told, as one that may come back."""
+
+BLOCKS = 25
+"""The wandering of a loss is that of the medians of so many samples."""
+
+WANDERING = 3.0
+"""A slow rise counts from so many standard deviations of a random walk with these steps on."""
 
 FASTER = 4.0
 """A loss that never fell has diverged if it ends so many times as high as its rise up to then lets expect."""
@@ -44,35 +54,47 @@ class Detector:
         self.parameters = parameters or Parameters()
 
     def detect(self, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> list[Event]:  # noqa: ARG002
-        """Return the events ``divergence`` of all columns, ordered by start.
+        """Return the events ``divergence`` and ``rise`` of all columns, ordered by start.
 
-        Height is the rise over the level in the unit of the loss, infinite where it is not finite.
+        Height is the rise over the level in the unit of the loss, infinite where it is not finite. A ``rise`` is as
+        clear as a divergence, but the record ends before the patience does: nobody knows yet whether it comes back.
         """
         steps = frame.index.to_numpy()
         events = []
         for label in frame.columns:
             values = frame[label].to_numpy(dtype=float)
-            for (start, onset, peak, stop), height, score in self._find(values):
+            for (start, onset, peak, stop), kind, height, score in self._find(values):
                 first, half, top, last = (int(steps[each]) for each in (start, onset, peak, stop))
-                events.append(Event(first, half, top, last, "divergence", name, str(label), height, score))
+                events.append(Event(first, half, top, last, kind, name, str(label), height, score))
         return sorted(events)
 
     def _find(self, values: np.ndarray) -> list[_Found]:
         finite = np.isfinite(values)
-        found: list[_Found] = [
-            ((int(first), int(first), int(first), int(last)), np.inf, np.inf)
+        found = [
+            _Found((int(first), int(first), int(first), int(last)), "divergence", np.inf, np.inf)
             for first, last in zip(*runs_of(~finite), strict=True)
         ]
-        left = self._left(values, finite)
-        return found if left is None else [*found, left]
-
-    def _left(self, values: np.ndarray, finite: np.ndarray) -> _Found | None:
         at = np.flatnonzero(finite)
         series = values[at]
+        if len(series) < LEARNED + OPEN:
+            return found
+        left = self._jumped(series) or self._crept(series)
+        if left is None:
+            return found
+        start, level, scale = left
+        peak = start + int(np.argmax(series[start:]))
+        height = float(series[peak] - level)
+        onset = start + int(np.argmax(series[start:] - level >= height / 2))
+        times = (int(at[start]), int(at[min(onset, peak)]), int(at[peak]), int(at[-1]))
+        stayed = at[start] <= len(values) - self.parameters.patience or not finite[-1]
+        kind = "divergence" if stayed else "rise"
+        return [*found, _Found(times, kind, height, height / scale)]
+
+    def _jumped(self, series: np.ndarray) -> _Left | None:
+        """Return where a loss jumps and never returns."""
         limits = self.parameters
-        if len(series) < limits.patience + LEARNED:
-            return None
-        floor = 1e-9 * float(np.median(np.abs(series)))
+        size = np.abs(series)
+        floor = 1e-9 * (float(np.median(size)) or float(size.max()) or 1.0)
         before = past(fold(series), np.empty(0, dtype=np.int64), floor)
         residual, whitened = (unfold(each, len(series)) for each in (before.residual, before.whitened))
         scales = np.repeat(before.scale, BLOCK)[: len(series)]
@@ -81,36 +103,40 @@ class Detector:
             usual = np.abs(before.offset) <= 1.5 * before.scale / np.sqrt(1 - before.autocorrelation**2)
         shape = tail_of(before.whitened[:, usual] / before.scale[usual]).shape
         needed = max(limits.score, 1.5 * tail_threshold(shape, 1e-5))
-        end = np.median(series[-limits.patience // 2 :])
         with np.errstate(invalid="ignore"):
-            # lowest value from each sample to the end, of medians of nine so that one low batch is no return
-            smooth = _running_median(series)
-            lowest = np.minimum.accumulate(smooth[::-1])[::-1]
-            jumped = whitened > needed * scales
-            jumped &= residual > needed * scales / 2
-            gone = lowest > levels + limits.recovery * residual
-        gone[len(series) - limits.patience :] = False
+            jumped = (whitened > needed * scales) & (residual > needed * scales / 2)
+            # medians, so that one low batch is no return, nor are those of a loss that swings
+            stays = [_lowest_from_here(series, width) for width in (9, limits.patience // 2 + 1)]
+            gone = np.maximum(*stays) > levels + limits.recovery * residual
+        gone[len(series) - OPEN + 1 :] = False
         candidates = np.flatnonzero(jumped & gone)
-        if len(candidates):
-            start = int(candidates[0])
-            level, scale = float(levels[start]), float(scales[start])
-        else:
-            level, scale = float(np.median(series[:24])), float(np.median(np.abs(series[:24] - np.median(series[:24]))))
-            scale = max(1.4826 * scale, float(np.nanmedian(scales)))
-            below = np.flatnonzero(smooth <= level + needed * scale)
-            start = int(below[-1]) + 1 if len(below) else 0
-            # a loss that rises from the first step on is no evidence: contrastive losses with a filling queue do;
-            # it must have fallen before, or have risen far faster than up to here
-            fell = smooth.min() < level - needed * scale / 2
-            steady = needed * scale * len(series) / max(start, 1)
-            fled = start >= limits.patience and end > level + FASTER * steady
-            if not end > level + needed * scale or not (fell or fled) or start > len(series) - limits.patience:
-                return None
-        peak = start + int(np.argmax(series[start:]))
-        height = float(series[peak] - level)
-        onset = start + int(np.argmax(series[start:] - level >= height / 2))
-        times = (int(at[start]), int(at[min(onset, peak)]), int(at[peak]), int(at[-1]))
-        return times, height, height / scale
+        if not len(candidates):
+            return None
+        start = int(candidates[0])
+        return start, float(levels[start]), float(scales[start])
+
+    def _crept(self, series: np.ndarray) -> _Left | None:
+        """Return where a loss rises above its first level for good: after it had fallen, or ever faster.
+
+        A loss that rises from the first step on is no evidence: contrastive losses with a filling queue do.
+        """
+        patience = self.parameters.patience
+        if len(series) < patience + LEARNED:
+            return None
+        smooth = _running_median(series, patience // 2 + 1)
+        level, end = float(np.median(series[:24])), float(np.median(series[-patience // 2 :]))
+        number = len(series) // BLOCKS
+        medians = np.median(series[len(series) - number * BLOCKS :].reshape(number, BLOCKS), axis=1)
+        wander = MAD_TO_SD * float(np.median(np.abs(np.diff(medians, n=2)))) / np.sqrt(2)
+        own = MAD_TO_SD * float(np.median(np.abs(series[:24] - level)))
+        margin = max(WANDERING * wander * np.sqrt(number), own)
+        below = np.flatnonzero(smooth <= level + margin)
+        start = int(below[-1]) + 1 if len(below) else 0
+        fell = smooth[24:].min() < level - margin / 2
+        fled = start >= patience and end > level + FASTER * margin * len(series) / max(start, 1)
+        if start == len(series) or not end > level + margin or not (fell or fled):
+            return None
+        return start, level, max(margin / self.parameters.score, np.finfo(float).tiny)
 
     @staticmethod
     def example(rng: np.random.Generator) -> tuple[str, pd.DataFrame, dict[str, Any], list[Event]]:
@@ -128,11 +154,25 @@ class Detector:
         return "training.loss", frame, {}, expected
 
 
-_Found = tuple[tuple[int, int, int, int], float, float]
-"""Start, onset, peak, stop in samples; height; score."""
+class _Found(NamedTuple):
+    """An event in samples: start, onset, peak, stop; its kind, height and score."""
+
+    at: tuple[int, int, int, int]
+    kind: str
+    height: float
+    score: float
 
 
-def _running_median(values: np.ndarray, width: int = 9) -> np.ndarray:
+_Left = tuple[int, float, float]
+"""The sample at which a loss leaves its level, the level, and the scale of its noise."""
+
+
+def _running_median(values: np.ndarray, width: int) -> np.ndarray:
     """Return the median of the values around each one, shorter at both ends by repeating the edge."""
     padded = np.pad(values, width // 2, mode="edge")
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)[: len(values)]
+
+
+def _lowest_from_here(values: np.ndarray, width: int) -> np.ndarray:
+    """Return the lowest running median from each value to the end."""
+    return np.minimum.accumulate(_running_median(values, width)[::-1])[::-1]

@@ -32,8 +32,10 @@ PART = 8
 class Parameters(parameters.Parameters):
     """What counts as a drift."""
 
-    alpha: float = Field(0.01, gt=0, lt=0.5)
-    """Chance of a false alarm in a curve that rises and wanders, and of one by the sampling of images."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """Chance of a false alarm in a curve that rises and wanders, at its slowest; of a faster one it is smaller."""
+    sampling_alpha: float = Field(0.01, gt=0, lt=0.5)
+    """And of one by the sampling of images."""
     reference_alpha: float = Field(0.025, gt=0, lt=0.5)
     """Chance that a run like the references is called worse than they are."""
     smallest: float = Field(0.005, ge=0, lt=1)
@@ -81,7 +83,8 @@ class Detector:
     Dips and steps are taken out first. The levels are means over an eighth of the record; their largest fall is
     compared with that of simulated curves that only rise and wander as much, and with the error of sampling images.
     ``about["references"]``, curves of runs that are known to be good (DataFrames like the one that is judged), gives
-    the second comparison, at equal steps: three or more make a test, fewer only a difference.
+    the second comparison, at equal steps: three or more make a test, fewer only a difference. ``about["falls"]``, the
+    dips and steps that were found already, spares looking for them again.
     """
 
     series: ClassVar[tuple[str, ...]] = ("knn.accuracy",)
@@ -106,7 +109,7 @@ class Detector:
         """Return the events, and how each column stands against its past and the references; None where untold."""
         samples = int(about["samples"]) if about.get("samples") else None
         votes, voted = about.get("correct"), about.get("correct_label", frame.columns[0] if len(frame.columns) else "")
-        falls = dip.Detector().detect(name, frame, about)
+        falls = about["falls"] if "falls" in about else dip.Detector().detect(name, frame, about)
         events: list[Event] = []
         told = {}
         for label in frame.columns:
@@ -142,7 +145,7 @@ class Detector:
         reach = max(fall.critical + 1.28 * fall.spread, smallest)
         reach = reach if reach <= abs(level) else np.inf
         past = Own(fall.size, fall.p, reach, int(steps[begins[begin]]), int(steps[stop]))
-        if fall.p > limits.alpha or z < normal_quantile(limits.alpha) or fall.size < smallest:
+        if fall.p > limits.alpha or z < normal_quantile(limits.sampling_alpha) or fall.size < smallest:
             return None, past
         at = (int(begins[begin]), int(begins[max(half, begin)]), int(begins[max(lowest, half)]), stop)
         start, onset, peak, last = (int(steps[each]) for each in at)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.optimize import isotonic_regression
-from scipy.signal import lfilter, savgol_filter
 
-__all__ = ["Fall", "largest_falls", "risen", "slow_fall", "stretch_means", "wandering"]
+__all__ = ["Fall", "Wandering", "largest_falls", "risen", "slow_fall", "stretch_means", "wandering"]
 
 WIDTH = 8
 """A level is the mean of so many stretches."""
@@ -26,7 +27,7 @@ class Fall(NamedTuple):
     p: float
     """Chance of one as large, if the curve only rose and wandered."""
     spread: float
-    """Standard deviation of the largest fall by wandering alone."""
+    """Robust standard deviation of the largest fall by wandering alone."""
     critical: float
     """Fall that wandering exceeds with the probability asked for."""
 
@@ -70,64 +71,96 @@ def risen(means: np.ndarray) -> np.ndarray:
     return np.asarray(isotonic_regression(means).x)
 
 
-MEMORY = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9)
-"""Autocorrelations between neighboring stretches; a slower wandering cannot be told from a trend."""
+MEMORY = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
+"""Autocorrelations between neighboring stretches that a wandering may have."""
 
-PLAUSIBLE = 0.75
-"""The autocorrelation is taken so much of a standard error higher than it was measured."""
+WHITE = (0.0, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9)
+"""Parts of its variance that may be noise without a memory."""
 
-FREEDOM = 6.0
-"""The strength of a wandering counts as known from so many independent stretches at least."""
+SLOW = 0.25
+"""A memory beyond this part of the curve, in stretches, looks like a slow fall; it is taken for `LIKELY` times as
+likely beforehand as a shorter one."""
+
+LIKELY = 4.0
 
 RISE = 0.9
-"""Wandering is measured after so much of the rise, from the best level on; if that is late, in the last half."""
+"""Wandering is measured after so much of the rise, from the best level on; if that is late, in the last `MEASURED`."""
+
+MEASURED = 0.75
 
 
-def wandering(means: np.ndarray) -> tuple[float, float, float]:
-    """Return autocorrelation and standard deviation of the wandering of a curve, and how well they are known.
+class Wandering(NamedTuple):
+    """What a curve may do beside a trend: a mixture of processes, each with its chance; fields of shape (M,)."""
 
-    Measured on what a moving parabola over a third of the curve leaves, and compared with what it leaves of an
-    autoregression, which is known in closed form. The autocorrelation is the largest that is plausible: what is too
-    slow a wandering for the record looks like a trend.
+    memory: np.ndarray
+    """Autocorrelation between neighboring stretches of the part that has a memory."""
+    white: np.ndarray
+    """Part of the variance that has none."""
+    chance: np.ndarray
+    squares: np.ndarray
+    """Sum of the squared whitened residuals: the variance is this over a chi-squared variable of so much `freedom`."""
+    freedom: int
+
+    def draw(self, length: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+        """Return so many curves that only wander, shape (draws, length)."""
+        numbers = rng.multinomial(draws, self.chance)
+        curves = []
+        for root, squares, number in zip(_roots(length), self.squares, numbers, strict=True):
+            strength = np.sqrt(squares / rng.chisquare(self.freedom, (number, 1)))
+            curves.append(strength * (rng.standard_normal((number, length)) @ root.T))
+        return np.concatenate(curves)
+
+
+def wandering(means: np.ndarray, whole: int | None = None) -> Wandering:
+    """Return what the wandering of a curve around a straight line may be: a first-order autoregression and white noise.
+
+    How long its memory is, and how large it is, is known the less the shorter the curve; every memory has the chance
+    that the residual likelihood gives it. So a curve that wanders as slowly as it falls cannot be told from one that
+    falls, and does not count as one.
 
     Args:
         means: of stretches of equal length, shape (B,).
+        whole: number of stretches of the whole curve, of which these may be a part.
 
-    Returns:
-        The autocorrelation between neighboring stretches, the standard deviation in the unit of the curve, and the
-        number of independent stretches.
+    References:
+        Patterson and Thompson, 1971, Recovery of inter-block information when block sizes are unequal. Biometrika.
     """
-    left = _left(means)
-    variance, seen = _moments(np.outer(left, left))
     number = len(means)
-    if variance <= 0:
-        return 0.0, 0.0, float(number)
-    lag = np.abs(np.subtract.outer(np.arange(number), np.arange(number)))
-    expected = [_moments(_left(_left(phi ** lag.astype(float)).T)) for phi in MEMORY]
-    variances, correlations = np.array(expected).T
-    phi = float(np.interp(seen + PLAUSIBLE / np.sqrt(number), np.maximum.accumulate(correlations), MEMORY))
-    independent = max(number * (1 - phi) / (1 + phi), FREEDOM)
-    return phi, float(np.sqrt(variance / np.interp(phi, MEMORY, variances))), independent
+    line = np.vander(np.linspace(-1, 1, number), 2)
+    memory, white = (np.array(each) for each in zip(*_processes(), strict=True))
+    chance = np.where(1 / (1 - memory) > SLOW * (whole or number), LIKELY, 1.0)
+    chance /= np.where(memory > 0, len(WHITE), 1)
+    log = np.log(chance)
+    squares = np.empty(len(memory))
+    freedom = number - line.shape[1]
+    for at, root in enumerate(_roots(number)):
+        both = solve_triangular(root, np.column_stack([line, means]), lower=True)
+        basis, size = np.linalg.qr(both[:, :-1])
+        residual = both[:, -1] - basis @ (basis.T @ both[:, -1])
+        squares[at] = max(float(residual @ residual), np.finfo(float).tiny)
+        log[at] -= np.log(np.diag(root)).sum() + np.log(np.abs(np.diag(size))).sum()
+    log -= freedom / 2 * np.log(squares)
+    chance = np.exp(log - log.max())
+    return Wandering(memory, white, chance / chance.sum(), squares, freedom)
 
 
-def _left(curves: np.ndarray) -> np.ndarray:
-    """Return what a moving parabola leaves, along the last axis."""
-    width = curves.shape[-1] // 6 * 2 + 1
-    return curves - np.asarray(savgol_filter(curves, width, 2, axis=-1))
+def _processes() -> list[tuple[float, float]]:
+    """Return memory and white part of each process; without a memory all of it is white."""
+    return [(memory, white) for memory in MEMORY for white in (WHITE if memory else (0.0,))]
 
 
-def _moments(products: np.ndarray) -> tuple[float, float]:
-    """Return variance and autocorrelation of neighbors from the products of all pairs, shape (n, n)."""
-    variance = float(np.trace(products)) / len(products)
-    return variance, float(np.diag(products, 1).mean()) / variance if variance > 0 else 0.0
+@lru_cache(maxsize=8)
+def _roots(number: int) -> np.ndarray:
+    """Return the Cholesky factor of the correlations of so many stretches for each process, shape (M, B, B)."""
+    lag = np.abs(np.subtract.outer(np.arange(number), np.arange(number))).astype(float)
+    return np.linalg.cholesky([(1 - white) * memory**lag + white * (lag == 0) for memory, white in _processes()])
 
 
-def slow_fall(means: np.ndarray, rng: np.random.Generator, draws: int = 999, alpha: float = 0.01) -> Fall:
+def slow_fall(means: np.ndarray, rng: np.random.Generator, draws: int = 999, alpha: float = 0.05) -> Fall:
     """Return the largest fall between levels, and its chance if the curve only rose and wandered.
 
-    The wandering is an autoregression of the first order, with its strength as uncertain as so few independent
-    stretches make it; it is added to the nearest curve that never falls, and the largest fall of each sum is the
-    comparison.
+    The wandering (`wandering`) is added to the nearest curve that never falls, flat from where it has made most of its
+    rise, and the largest fall of each sum is the comparison.
 
     Args:
         means: of stretches of equal length, shape (B,), B at least 24.
@@ -141,12 +174,11 @@ def slow_fall(means: np.ndarray, rng: np.random.Generator, draws: int = 999, alp
     size, before, after = largest_falls(means)
     number = len(means)
     curve = risen(means)
-    settled = max(int(np.argmax(curve >= curve[0] + RISE * (curve[-1] - curve[0]))), int(before))
-    phi, sd, freedom = wandering(means[min(settled, number // 2) :])
-    white = np.sqrt(1 - phi**2) * rng.standard_normal((draws, number))
-    white[:, 0] = rng.standard_normal(draws)
-    strength = sd * np.sqrt(freedom / rng.chisquare(freedom, (draws, 1)))
-    by_chance = largest_falls(curve + strength * lfilter([1.0], [1.0, -phi], white, axis=1))[0]
+    top = int(np.argmax(curve >= curve[0] + RISE * (curve[-1] - curve[0])))
+    settled = min(max(top, int(before)), number - int(MEASURED * number))
+    wander = wandering(means[settled:], number)
+    by_chance = largest_falls(np.minimum(curve, curve[top]) + wander.draw(number, draws, rng))[0]
     p = (1 + int(np.sum(by_chance >= size - 1e-12 * abs(float(size))))) / (draws + 1) if size > 0 else 1.0
-    critical = float(np.quantile(by_chance, 1 - alpha))
-    return Fall(float(size), int(before), int(after), p, float(by_chance.std()), critical)
+    low, high, critical = (float(each) for each in np.quantile(by_chance, (0.159, 0.841, 1 - alpha)))
+    spread = (high - low) / 2
+    return Fall(float(size), int(before), int(after), p, spread, critical)

@@ -166,6 +166,8 @@ def median_interval(values: np.ndarray, clusters: np.ndarray, confidence: float 
     Its ends are order statistics of the medians of the clusters, interpolated so that the interval covers as often as
     it says. Times are whole steps: equal lags are first spread evenly over their step. (A bootstrap of lags in whole
     steps jumps from step to step: of 25 with a standard deviation of 2 steps, its interval of 95 % covers 99.8 %.)
+    Where times scatter by less than a step nearly all lags are the same number, and an interval that holds it covers
+    more often than it says: with a standard deviation of 0.7 steps 99.5 to 100 %.
 
     Args:
         values: in steps, shape (N,).

@@ -11,11 +11,12 @@ r"""How a series answers to what happened at known times, against the same serie
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.special import stdtr
+from scipy.stats import mannwhitneyu
 
 __all__ = ["Response", "respond"]
 
@@ -28,7 +29,7 @@ LEAST = 5
 """And of no fewer numbers than this."""
 
 FEWEST = 10
-"""With fewer quiet windows nothing is said."""
+"""With fewer quiet windows nothing is said of chance."""
 
 
 class Response(NamedTuple):
@@ -42,98 +43,76 @@ class Response(NamedTuple):
     delay: np.ndarray
     """Rows from the start to the first half of the way, shape (number of starts,)."""
     p: np.ndarray
-    """Two-sided: how unusual it is among the quiet windows nearby, shape (number of starts,)."""
+    """Two-sided: its rank among the quiet windows, shape (number of starts,)."""
     p_all: float
-    """The same for the mean of all times, against means of quiet windows."""
+    """The same for all times together: the rank sum of Mann and Whitney."""
     p_smallest: float
     """The smallest value that ``p_all`` could have."""
 
 
-def respond(
-    values: np.ndarray,
-    starts: Sequence[int],
-    length: int,
-    busy: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    windows_each: int = 400,
-    draws: int = 2000,
-) -> Response:
+def respond(values: np.ndarray, starts: Sequence[int], length: int, busy: np.ndarray, *, most: int = 2000) -> Response:
     """Return how far the series leaves its level in a window from each start, and whether it does so anyway.
+
+    Quiet windows do not overlap and count by their ranks, so that the level of the test holds for tails of any weight.
 
     Args:
         values: shape (T,), such as the logarithm of a magnitude; NaN is missing, infinite values count.
         starts: rows.
         length: rows of a window.
         busy: rows that no quiet window and no level may touch, bool, shape (T,).
-        rng: for the means.
-        windows_each: each start is compared with so many quiet windows, those that begin nearest.
-        draws: number of means.
+        most: so many quiet windows at most, those nearest to the starts.
+
+    References:
+        Mann and Whitney, 1947, On a test of whether one of two random variables is stochastically larger.
     """
-    number = len(values)
     quiet = _quiet(busy, length)
-    nearest = [_nearest(quiet, start, windows_each) for start in starts]
-    rows = np.unique(np.concatenate([starts, *nearest]).astype(int))  # the only ones that are looked at
+    each = max(most // max(len(starts), 1), 1)
+    near = np.unique(np.concatenate([_nearest(quiet, start, each) for start in starts]).astype(int))
+    rows = np.unique(np.concatenate([starts, near]).astype(int))  # the only ones that are looked at
     before, after = _sides(np.where(busy, np.nan, values), rows, length)
     alone = len(starts) == 1 and bool(np.isnan(after[np.searchsorted(rows, starts[0])]))
     padded = np.concatenate([values, np.full(length, np.nan)])
     windows = sliding_window_view(padded, length)
-    level, up, down = (np.full(number, np.nan) for _ in range(3))
+    level, up, down = (np.full(len(values), np.nan) for _ in range(3))
     level[rows] = before if alone else (before + after) / 2  # of one that lasts to the end, nothing lies behind it
     level[rows[np.isnan(windows[rows]).all(axis=1)]] = np.nan
     with np.errstate(invalid="ignore"):
         up[rows] = np.where(np.isnan(windows[rows]), -np.inf, windows[rows]).max(axis=1) - level[rows]
         down[rows] = level[rows] - np.where(np.isnan(windows[rows]), np.inf, windows[rows]).min(axis=1)
-    near = [each[~np.isnan(level[each])] for each in nearest]
-    measured = [at for at, start in enumerate(starts) if not np.isnan(level[start]) and len(near[at]) >= FEWEST]
+    chance = near[~np.isnan(level[near])]
+    measured = [at for at, start in enumerate(starts) if not np.isnan(level[start])]
     deviation, delay, p = (np.full(len(starts), np.nan) for _ in range(3))
     if not measured:
         return Response(deviation, delay, p, float("nan"), 1.0)
-    begun, chance = np.array([starts[at] for at in measured]), [near[at] for at in measured]
-    drawn = np.stack([rng.choice(each, draws) for each in chance])
-    ways = {sign: _tails(way, begun, chance, drawn, length) for sign, way in ((1, up), (-1, down))}
-    sign = min(ways, key=lambda each: (ways[each][1], -ways[each][2]))
-    p[measured] = np.minimum(2 * np.minimum(ways[1][0], ways[-1][0]), 1)
+    begun = np.array([starts[at] for at in measured])
+    ways = {sign: _tails(way[begun], way[chance]) for sign, way in ((1, up), (-1, down))}
+    sign = min(ways, key=lambda each: (ways[each][1], -float(np.median((up if each > 0 else down)[begun]))))
     deviation[measured] = sign * (up if sign > 0 else down)[begun]
     with np.errstate(invalid="ignore"):
         gone = sign * (windows[begun] - level[begun, None]) >= sign * deviation[measured, None] / 2
     delay[measured] = gone.argmax(axis=1)
-    most = 1 + len(chance[0]) if len(measured) == 1 else 1 + min(draws, min(map(len, chance)) ** len(measured))
-    return Response(deviation, delay, p, min(1.0, 2 * ways[sign][1]), min(1.0, 2 / most))
+    if len(chance) < FEWEST:
+        return Response(deviation, delay, p, float("nan"), 1.0)
+    p[measured] = np.minimum(2 * np.minimum(ways[1][0], ways[-1][0]), 1)
+    smallest = 2 / comb(len(begun) + len(chance), len(begun))
+    return Response(deviation, delay, p, min(1.0, 2 * ways[sign][1]), min(1.0, smallest))
 
 
-def _tails(
-    way: np.ndarray, starts: np.ndarray, chance: Sequence[np.ndarray], drawn: np.ndarray, length: int
-) -> tuple[np.ndarray, float, float]:
-    """Return how unusual it is to go as far one way, at each start and on the mean, and that mean.
-
-    The larger of two p-values: a rank among quiet windows, which overlap and so are fewer than they seem; and
-    Student's t, which counts only those that do not.
-    """
-    each = [
-        max((1 + int((way[near] >= way[at]).sum())) / (1 + len(near)), _student(way[[at]], way[near], length))
-        for at, near in zip(starts, chance, strict=True)
-    ]
-    mean = float(way[starts].mean())
-    if len(starts) == 1:
-        return np.array(each), each[0], mean
-    means = way[drawn].mean(axis=0)
-    rank = (1 + int((means >= mean - 1e-12).sum())) / (1 + len(means))
-    return np.array(each), max(rank, _student(way[starts], way[np.unique(np.concatenate(chance))], length)), mean
-
-
-def _student(answers: np.ndarray, quiet: np.ndarray, length: int) -> float:
-    """Return the chance that quiet windows have so high a mean, with as many of them as do not overlap."""
-    number = max(len(quiet) / length, 2.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        score = (answers.mean() - quiet.mean()) / (quiet.std() * np.sqrt(1 / len(answers) + 1 / number))
-    return 1.0 if np.isnan(score) else float(stdtr(number - 1, -score))
+def _tails(answers: np.ndarray, quiet: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return how unusual it is to go as far one way as each answer, and as all of them; 1 with nothing to compare."""
+    each = (1 + (quiet >= answers[:, None]).sum(axis=1)) / (1 + len(quiet))
+    if len(answers) == 1 or len(quiet) == 0:
+        return each, float(each[0])
+    return each, float(mannwhitneyu(answers, quiet, alternative="greater").pvalue)
 
 
 def _quiet(busy: np.ndarray, length: int) -> np.ndarray:
-    """Return the rows from which on a whole window touches nothing busy and does not leave the series."""
-    count = np.concatenate([[0], np.cumsum(busy)])
-    return np.flatnonzero(count[length:] == count[:-length])
+    """Return where windows begin that touch nothing busy, do not overlap and do not leave the series."""
+    edges = np.flatnonzero(np.diff(busy, prepend=True, append=True))
+    stretches = edges.reshape(-1, 2)  # first quiet row, first busy one after it
+    return np.concatenate(
+        [np.empty(0, dtype=int), *(np.arange(first, stop - length + 1, length) for first, stop in stretches)]
+    )
 
 
 def _nearest(rows: np.ndarray, start: int, number: int) -> np.ndarray:

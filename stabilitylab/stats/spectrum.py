@@ -16,6 +16,7 @@ __all__ = [
     "participation_ratio",
     "power_law",
     "rankme",
+    "resolution",
     "stable_rank",
 ]
 
@@ -252,3 +253,21 @@ def dead_directions(
     if samples is not None:
         law *= np.minimum(1.0, marchenko_pastur_quantiles(samples, dimensions)[:measurable])
     return (~large & (values < below_law * law)).sum(axis=1)
+
+
+def resolution(eigenvalues: np.ndarray) -> np.ndarray:
+    """Return the smallest eigenvalue that each spectrum can hold: a smaller one, or zero, may have been as large.
+
+    An eigenvalue of a covariance is negative by rounding alone, so the rounding is as large as the most negative one.
+    Spectra of float16 values, in which small ones are zero, hold no less than the smallest of these.
+
+    Args:
+        eigenvalues: of the covariance, as measured, shape (T, D).
+
+    Returns:
+        Shape (T, 1), not negative.
+    """
+    rounding = np.maximum(-eigenvalues.min(axis=1, keepdims=True), 0.0)
+    with np.errstate(over="ignore"):
+        halves = np.array_equal(eigenvalues.astype(np.float16), eigenvalues)
+    return np.maximum(rounding, float(np.finfo(np.float16).smallest_subnormal) if halves else 0.0)
