@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
 from stabilitylab.models.freezing import freeze
-from stabilitylab.models.vit import SIZES
+from stabilitylab.models.stems import DESIGNS
+from stabilitylab.models.vit import SIZES, check_patches
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Model", "build", "timm_arguments"]
@@ -31,6 +33,15 @@ class Model(Parameters):
     """Parts of the backbone whose parameters keep their start, such as conv1; running statistics go on."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of the last block."""
+
+    @field_validator("stem", mode="before")
+    @classmethod
+    def _of_timm(cls, stem: object) -> object:
+        if stem in ("patchify", *DESIGNS):
+            raise ValueError(
+                f"this is a stem of {', '.join(SIZES)}; other models have their own, or small where it is a ResNet"
+            )
+        return stem
 
     @field_validator("name")
     @classmethod
@@ -59,14 +70,14 @@ def timm_arguments(model: Model, image_size: int, channels: int) -> dict[str, An
     return arguments
 
 
-def build(model: Model, image_size: int, channels: int, other_sizes: bool = False) -> nn.Module:
+def build(model: Model, image_size: int, channels: int, other_sizes: Sequence[int] = ()) -> nn.Module:
     """Build the backbone: images (N, C, S, S) to representations (N, num_features).
 
     Args:
         model: what it is.
         image_size: side of the images, pixels.
         channels: of the images.
-        other_sizes: whether it must take images of other sizes too.
+        other_sizes: of small crops that it must take too, pixels.
 
     Raises:
         InputError: if timm cannot build it so, it does not give one vector per image, or a part is not there.
@@ -77,10 +88,23 @@ def build(model: Model, image_size: int, channels: int, other_sizes: bool = Fals
     try:
         backbone = timm.create_model(**arguments)
     except Exception as error:  # what a model of another library objects to, it says in its own way
-        raise InputError(f"model.name is {model.name!r}, which timm cannot build here: {error}") from error
+        asked = {"model.patch_size": model.patch_size, "model.drop_path": model.drop_path,
+                 "augment.small_crops": other_sizes}  # fmt: skip
+        hint = " or ".join(name for name, value in asked.items() if value)
+        raise InputError(
+            f"model.name is {model.name!r}, which timm cannot build here: {_said(error)}"
+            f"{f'; it may not take {hint}' if hint else ''}"
+        ) from error
     if model.stem == "small":
         _make_small(backbone, model.name, channels)
-    width: Any = _width(backbone, model.name, torch.zeros(1, channels, image_size, image_size))
+    embed = getattr(backbone, "patch_embed", None)
+    patch: Any = getattr(embed, "patch_size", None)
+    if patch is not None and not getattr(embed, "dynamic_img_pad", False):
+        side = patch[0] if isinstance(patch, tuple) else patch
+        check_patches(f"model.patch_size of {model.name} is {side}", side, image_size, other_sizes)
+    sizes = (image_size, *other_sizes)
+    width: Any
+    width, *_ = (_width(backbone, model.name, torch.zeros(1, channels, each, each)) for each in sizes)
     backbone.num_features = width
     freeze(backbone, model.frozen)
     return backbone
@@ -91,6 +115,11 @@ def _takes_size(name: str) -> bool:
     return bool(getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False))
 
 
+def _said(error: Exception) -> str:
+    """Return what another library objects to, in one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 @torch.no_grad()
 def _width(backbone: nn.Module, name: str, image: Tensor) -> int:
     """Return the width of what the model makes of an image, which is not always that of its last map."""
@@ -99,7 +128,7 @@ def _width(backbone: nn.Module, name: str, image: Tensor) -> int:
     except Exception as error:  # what a model of another library objects to, it says in its own way
         raise InputError(
             f"model.name is {name!r}, which cannot take images of {image.shape[-1]} pixels: "
-            f"{str(error) or type(error).__name__}"
+            f"{_said(error)}; larger ones, data.image_size, may do"
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

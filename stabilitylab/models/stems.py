@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
 from stabilitylab.models.sync_batch_norm import SyncBatchNorm
 
-__all__ = ["ConvolutionalStem", "Design", "layers_of"]
+__all__ = ["DESIGNS", "ConvolutionalStem", "Design", "layers_of"]
 
 Design = Literal["convolutional", "c_18gf", "s1", "s2", "s3", "s4"]
+DESIGNS: tuple[str, ...] = get_args(Design)
 
 
 class Layer(NamedTuple):
@@ -55,10 +56,13 @@ def layers_of(design: str, patch_size: int, dim: int) -> list[Layer]:
     """
     halvings = patch_size.bit_length() - 1
     if patch_size < 2 or patch_size != 2**halvings:
-        raise InputError(f"a convolutional stem needs a patch size that is a power of two, {patch_size} was given")
+        raise InputError(
+            f"model.patch_size is {patch_size}; the stem {design!r} needs a power of two from 2 on: choose one, or "
+            "model.stem=patchify"
+        )
     if design == "convolutional":
         if dim % 2 ** (halvings - 1):
-            raise InputError(f"model.dim is {dim}; this stem needs a multiple of {2 ** (halvings - 1)}")
+            raise InputError(f"model.dim is {dim}; the stem {design!r} needs a multiple of {2 ** (halvings - 1)}")
         return [Layer(dim // 2 ** (halvings - 1 - each), 3, 2) for each in range(halvings)]
     if patch_size > 16:
         raise InputError(f"model.patch_size is {patch_size}; the stem {design!r} is made for patches of at most 16")

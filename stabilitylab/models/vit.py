@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, cast
 
 import timm
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
 from stabilitylab.models.freezing import freeze
-from stabilitylab.models.stems import ConvolutionalStem
+from stabilitylab.models.stems import DESIGNS, ConvolutionalStem
 from stabilitylab.parameters import Parameters
 
-__all__ = ["SIZES", "Model", "build", "sincos_positions", "timm_arguments"]
+__all__ = ["SIZES", "Model", "build", "check_patches", "sincos_positions", "timm_arguments"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "vit": {},
@@ -68,6 +69,13 @@ class Model(Parameters):
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth of the last block; grows linearly over depth."""
 
+    @field_validator("stem", mode="before")
+    @classmethod
+    def _of_a_vit(cls, stem: object) -> object:
+        if stem in ("own", "small"):
+            raise ValueError(f"this is a stem of timm's models; those of a ViT are patchify, {', '.join(DESIGNS)}")
+        return stem
+
     @model_validator(mode="before")
     @classmethod
     def _sizes(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -106,19 +114,19 @@ def timm_arguments(model: Model, image_size: int, channels: int) -> dict[str, An
             "reg_tokens": model.registers}  # fmt: skip
 
 
-def build(model: Model, image_size: int, channels: int, other_sizes: bool = False) -> VisionTransformer | Eva:
+def build(model: Model, image_size: int, channels: int, other_sizes: Sequence[int] = ()) -> VisionTransformer | Eva:
     """Build the backbone: images (N, C, S, S) to representations (N, dim).
 
     Args:
         model: what it is.
         image_size: side of the images, pixels.
         channels: of the images.
-        other_sizes: whether it must take images of other sizes too, whose position embeddings are interpolated.
+        other_sizes: of small crops that it must take too, whose position embeddings are interpolated.
 
     Raises:
         InputError: if sizes do not fit each other, or what is to be frozen is not there.
     """
-    _check(model, image_size)
+    _check(model, image_size, other_sizes)
     arguments = timm_arguments(model, image_size, channels)
     if other_sizes:
         arguments["dynamic_img_size"] = True
@@ -135,11 +143,26 @@ def build(model: Model, image_size: int, channels: int, other_sizes: bool = Fals
     return vit
 
 
-def _check(model: Model, image_size: int) -> None:
-    if image_size % model.patch_size:
-        raise InputError(f"model.patch_size is {model.patch_size}, which does not divide data.image_size, {image_size}")
+def check_patches(subject: str, patch_size: int, image_size: int, other_sizes: Sequence[int]) -> None:
+    """Refuse images of which patches would leave a border.
+
+    Args:
+        subject: a sentence that says how large the patches are.
+        patch_size: side of a patch, pixels.
+        image_size: side of the images, pixels.
+        other_sizes: of small crops.
+    """
+    for name, size in (("data.image_size", image_size), *(("augment.small_crop_size", each) for each in other_sizes)):
+        if size % patch_size:
+            raise InputError(f"{subject}, which does not divide {name}, {size}")
+
+
+def _check(model: Model, image_size: int, other_sizes: Sequence[int]) -> None:
+    check_patches(f"model.patch_size is {model.patch_size}", model.patch_size, image_size, other_sizes)
     if model.dim % model.heads:
         raise InputError(f"model.heads is {model.heads}, which does not divide model.dim, {model.dim}")
+    if int(model.dim * model.mlp_ratio) < 1:
+        raise InputError(f"model.mlp_ratio is {model.mlp_ratio}, which leaves no unit of model.dim, {model.dim}")
     if model.positions == "sincos" and model.dim % 4:
         raise InputError(f"model.dim is {model.dim}; sincos positions need a multiple of 4")
     if model.stem != "patchify" and model.patch_projection == "frozen":

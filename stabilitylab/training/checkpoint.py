@@ -103,7 +103,7 @@ def latest(run: Path) -> Checkpoint:
     """
     found = _all(run)
     if not found:
-        raise InputError(f"{run} has no checkpoint to resume from")
+        raise InputError(f"{run} holds no checkpoint")
     return found[-1]
 
 

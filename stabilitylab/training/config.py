@@ -105,6 +105,9 @@ class Config(Parameters):
         return self.model_dump(mode="json")
 
 
+NAMED = ("model", "method", "optimizer", "schedule")
+"""Sections whose name alone may be given: ``method=byol`` is ``method.name=byol``."""
+
 SECTIONS: Mapping[str, type[Parameters]] = {
     "data": Data,
     "augment": Augment,
@@ -129,7 +132,8 @@ def resolve(preset: str, *layers: Mapping[str, Any]) -> Config:
         InputError: if the preset, a name or a value is not known or not valid.
     """
     settings = presets.load(preset)
-    for layer in layers:
+    for given in layers:
+        layer = {f"{name}.name" if name in NAMED else name: value for name, value in given.items()}
         if "model.name" in layer:
             settings = _with_model(settings, str(layer["model.name"]))
         if "method.name" in layer:
@@ -206,9 +210,23 @@ def _check_names(settings: Mapping[str, Any], kinds: Mapping[str, type[Parameter
         near = get_close_matches(name, known + switches, n=3)
         section = name.rpartition(".")[0]
         others = [each for each in known if each.startswith(f"{section}.")] if section else []
+        owners = _owners(name)
         hint = f"did you mean {' or '.join(near)}?" if near else ""
+        hint = f"it belongs to {', '.join(owners)};" if owners else hint
         rest = f"in {section}: {', '.join(others)}" if others else f"sections: {', '.join(sorted(kinds))}"
         raise InputError(f"no setting is named {name!r}; {hint + ' ' if hint else ''}({rest})")
+
+
+def _owners(name: str) -> list[str]:
+    """Return the methods or backbones that have a setting."""
+    section, _, field = name.partition(".")
+    if section == "model":
+        return list(vit.SIZES) if field in vit.Model.model_fields else []
+    found = []
+    for method in plugins.names("methods") if section == "method" else ():
+        with suppress(InputError):  # a broken one of somebody else's has no settings
+            found += [method] if field in plugins.load("methods", method).Config.model_fields else []
+    return found
 
 
 def describe(config: Config) -> Iterator[tuple[str, Any, str]]:

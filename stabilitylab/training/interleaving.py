@@ -17,7 +17,7 @@ from stabilitylab.recorder import Recorder
 from stabilitylab.training.batches import Batch
 from stabilitylab.training.costs import Block
 from stabilitylab.training.distributed import mean_over_ranks
-from stabilitylab.training.loop import Setup, gradients, seen, stream_of
+from stabilitylab.training.loop import Setup, gradients, seen, stream_of, update
 
 __all__ = ["Arm", "Loop", "Stopped", "endless", "measure_block", "warm_up"]
 
@@ -75,9 +75,7 @@ class Loop:
             raise Stopped("interrupted")
         if setup.config.train.nonfinite == "stop" and not math.isfinite(loss):
             raise Stopped(f"the loss was {loss} after {batch.step} steps")
-        setup.stabilizers.apply(batch.step)
-        self._scaler.step(setup.optimizer)
-        self._scaler.update()
+        update(setup, self._scaler, batch.step)
         return after - before
 
     def _now(self) -> float:

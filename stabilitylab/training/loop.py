@@ -34,6 +34,7 @@ from stabilitylab.training.data import Dataset
 from stabilitylab.training.distributed import Ranks, mean_over_ranks
 from stabilitylab.training.fixed_images import fixed_images
 from stabilitylab.training.injections import Injections, Training
+from stabilitylab.training.refusals import refuse_crops, refuse_rules
 from stabilitylab.training.stabilizers import Stabilizers
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "stream_of",
     "train",
     "trainable",
+    "update",
 ]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -115,16 +117,17 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     torch.manual_seed(config.train.seed)
     size, channels = data.image_size, data.channels
     kind = plugins.load("methods", config.method.name)  # type: ignore[attr-defined]
+    refuse_crops(config, kind)
     backbone = kind_of(config.model.name)  # type: ignore[attr-defined]
     images = Images(len(data.train), len(data.classes) if data.train.labels is not None else 0, config.data.batch_size)
-    method = kind(
-        config.method, lambda: backbone.build(config.model, size, channels, config.augment.small_crops > 0), images
-    ).to(ranks.device)
+    crops = (config.augment.side(2, size),) if config.augment.small_crops else ()
+    method = kind(config.method, lambda: backbone.build(config.model, size, channels, crops), images).to(ranks.device)
     if config.train.initial is not None:
         weights.find(config.train.initial).load(method)
     named = {name: each for name, each in method.named_parameters() if each.requires_grad}
     total = config.num_steps(data.steps_per_epoch)
     layers, shape = make_target(method).layers, (channels, size, size)
+    refuse_rules(config, named, layers)
     groups = optimizers.groups_of(config.optimizer, named, layers)
     optimizer: Any = optimizers.build(config.optimizer, groups, config.data.batch_size)
     optimizer.stabilizers = Stabilizers(config.stabilize, named, layers, optimizer)
@@ -162,7 +165,7 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
         reporter: hears of every step.
         resume: the checkpoint to go on from.
     """
-    config, ranks, optimizer, total = setup.config, setup.ranks, setup.optimizer, setup.total
+    config, ranks, total = setup.config, setup.ranks, setup.total
     batch_size = config.data.batch_size
     first = resume.step if resume else 0
     state = checkpoints.load(resume) if resume else None  # before the run is touched
@@ -182,10 +185,7 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
             loss, stopped = loss_and_stop.tolist()
             if config.train.nonfinite == "stop" and not math.isfinite(loss):
                 return _end_nonfinite(setup, recorder, batch, loss)
-            setup.stabilizers.apply(batch.step)
-            scaler.step(optimizer)
-            scaler.update()
-
+            update(setup, scaler, batch.step)
             done = batch.step + 1
             speed = (done - first) * batch_size / (time.perf_counter() - started)
             reporter.step(batch.step, {"loss": loss, "images_per_second": speed, **_newest(recorder)})
@@ -229,6 +229,16 @@ def gradients(setup: Setup, model: nn.Module, scaler: torch.amp.GradScaler, batc
     setup.injections.after()
     scaler.unscale_(optimizer)
     return output
+
+
+def update(setup: Setup, scaler: torch.amp.GradScaler, step: int) -> None:
+    """Apply the stabilizers, let the optimizer update the weights, and then the method what must follow upon that."""
+    setup.stabilizers.apply(step)
+    scaler.step(setup.optimizer)
+    scaler.update()
+    after_update: Any = getattr(setup.method, "after_update", None)  # not every method has something to do
+    if after_update is not None:
+        after_update()
 
 
 def recorder_of(setup: Setup, out: Path, first: int, **changes: Any) -> Recorder:

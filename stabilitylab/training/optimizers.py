@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveFloat, field_validator, model_validator
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
 from stabilitylab.errors import InputError
@@ -55,6 +55,8 @@ class Optimizer(Parameters):
             near = get_close_matches(name, known, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(f"no optimizer is named {name!r}{hint} (available: {', '.join(known)})")
+        if name != "stableadamw" and get_optimizer_info(name).second_order:
+            raise ValueError("it needs second derivatives, which the training does not compute; adamw does not")
         return name
 
     @model_validator(mode="after")

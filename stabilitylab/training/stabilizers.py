@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 
@@ -44,6 +44,12 @@ class Stabilize(Parameters):
     """Decay rate of ZClip's mean and variance of the norm."""
     zclip_warmup: int = Field(25, ge=2)
     """So many first steps only give ZClip its mean and variance."""
+
+    @model_validator(mode="after")
+    def _clips(self) -> Stabilize:
+        if self.threshold is not None and self.clip == "none":
+            raise ValueError(f"has a threshold, {self.threshold}, but clip is none: choose one of {', '.join(USUAL)}")
+        return self
 
 
 class Stabilizers:
@@ -110,12 +116,11 @@ class Stabilizers:
         gradients = self._gradients(list(self._named))
         if self.config.clip == "norm":
             return _clip_to(gradients, self._threshold)
-        total = torch.linalg.vector_norm(norms(gradients))
+        total = torch.linalg.vector_norm(norms(gradients, double=True))
         factor, self._norm = zclip(
-            total, self._norm.to(total.device), self._threshold, self.config.zclip_memory, self.config.zclip_warmup
+            total, self._norm.to(total), self._threshold, self.config.zclip_memory, self.config.zclip_warmup
         )
-        torch._foreach_mul_(gradients, factor)
-        return factor.reshape(1)
+        return _scale(gradients, factor)
 
     def _clip_stem(self) -> Tensor | None:
         return None if self.config.stem_clip is None else _clip_to(self._gradients(self._first), self.config.stem_clip)
@@ -148,9 +153,15 @@ def _clip_to(gradients: Sequence[Tensor], limit: float) -> Tensor:
     """Scale gradients together to a norm at most, and return the factor, shape (1,); 1 where the norm is not finite."""
     if not gradients:
         return torch.ones(1)
-    total = torch.linalg.vector_norm(norms(gradients))
+    total = torch.linalg.vector_norm(norms(gradients, double=True))
     factor = (limit / (total + 1e-6)).clamp(max=1.0)
     factor = torch.where(torch.isfinite(total), factor, torch.ones_like(factor))
+    return _scale(gradients, factor)
+
+
+def _scale(gradients: Sequence[Tensor], factor: Tensor) -> Tensor:
+    """Multiply gradients by a factor, and return it, float32, shape (1,)."""
+    factor = factor.float()
     torch._foreach_mul_(list(gradients), factor)
     return factor.reshape(1)
 
@@ -160,7 +171,8 @@ def zclip(total: Tensor, moments: Tensor, threshold: float, memory: float, warmu
 
     A norm g whose z-score z = (g - mean) / sd is above the threshold becomes mean + threshold^2 / z * sd. Mean and
     variance follow the clipped norm; during the warm-up they are those of the norms so far, and nothing is clipped. A
-    norm that is not finite changes nothing, and nothing is done about it.
+    norm that is not finite changes nothing, and nothing is done about it. Computed in double precision, as squares of
+    norms above 1e19 overflow in single; moments in single precision stop at its largest number.
 
     Args:
         total: norm of all gradients.
@@ -169,6 +181,9 @@ def zclip(total: Tensor, moments: Tensor, threshold: float, memory: float, warmu
         memory: decay rate of the moving averages.
         warmup: steps.
     """
+    kept = moments
+    if moments.device.type != "mps":
+        total, moments = total.double(), moments.double()
     mean, variance, seen = moments.unbind()
     sd = variance.sqrt().clamp_min(1e-12)
     z = (total - mean) / sd
@@ -183,4 +198,5 @@ def zclip(total: Tensor, moments: Tensor, threshold: float, memory: float, warmu
     slow = memory * variance + (1 - memory) * (clipped - new_mean).square()
     early = (variance * seen + change * (clipped - new_mean)) / (seen + 1)
     new = torch.stack([new_mean, torch.where(warm, slow, early), seen + 1])
-    return torch.where(above, clipped / total, torch.ones_like(total)), torch.where(finite, new, moments)
+    new = new.clamp_max(torch.finfo(kept.dtype).max).to(kept.dtype)
+    return torch.where(above, clipped / total, torch.ones_like(total)), torch.where(finite, new, kept)
