@@ -13,7 +13,7 @@ __all__ = ["is_sharded", "local", "norms", "over_shards"]
 HALF = (torch.float16, torch.bfloat16)
 
 
-def norms(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
+def norms(tensors: Sequence[Tensor], order: float = 2.0, *, double: bool = False) -> Tensor:
     """Return the norm of each tensor, shape (number of tensors,), on the device of the first one.
 
     Two operations where all tensors are alike, and no wait for the device. Half precision is summed in float32;
@@ -24,6 +24,7 @@ def norms(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
     Args:
         tensors: at least one; any shapes, also empty.
         order: 2, or inf for the largest absolute entry.
+        double: sum in float64, where the squares of entries above 1e19 do not overflow, if the device has it.
 
     Raises:
         ValueError: if a tensor is a sum over ranks that was not reduced yet (a Partial placement).
@@ -33,7 +34,7 @@ def norms(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
     for index, piece in enumerate(pieces):
         empty = order != 2 and piece.numel() == 0
         groups.setdefault((piece.device, _kind(piece.dtype), empty), []).append(index)
-    values = [_alike([pieces[index] for index in members], order, *key) for key, members in groups.items()]
+    values = [_alike([pieces[index] for index in members], order, double, *key) for key, members in groups.items()]
     if len(values) == 1:
         found = values[0]
     else:
@@ -43,12 +44,14 @@ def norms(tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
     return over_shards(found, tensors, order) if any(map(is_sharded, tensors)) else found
 
 
-def _alike(pieces: list[Tensor], order: float, device: torch.device, kind: str, empty: bool) -> Tensor:
+def _alike(pieces: list[Tensor], order: float, double: bool, device: torch.device, kind: str, empty: bool) -> Tensor:
     """Return the norms of tensors of one device and kind of number; the largest entry of none is 0."""
     if empty:
         return torch.zeros(len(pieces), device=device)
-    in_float32 = kind == "real" and any(each.dtype in HALF for each in pieces)
-    return torch.stack(torch._foreach_norm(pieces, order, dtype=torch.float32 if in_float32 else None))
+    dtype = torch.float32 if kind == "real" and any(each.dtype in HALF for each in pieces) else None
+    if double and kind == "real" and device.type != "mps":
+        dtype = torch.float64
+    return torch.stack(torch._foreach_norm(pieces, order, dtype=dtype))
 
 
 def _kind(dtype: torch.dtype) -> str:

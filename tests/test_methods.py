@@ -40,15 +40,15 @@ class Convolutional(nn.Module):
         return self.layers(images)
 
 
-def vit() -> nn.Module:
-    return build(Model(dim=WIDTH, depth=1, heads=4, patch_size=4), 8, 1)
+def vit(*other_sizes: int) -> nn.Module:
+    return build(Model(dim=WIDTH, depth=1, heads=4, patch_size=4), 8, 1, other_sizes)
 
 
-def method(name: str, make_backbone: Any = vit) -> Any:
+def method(name: str, make_backbone: Any = vit, **config: Any) -> Any:
     kind = plugins.load("methods", name)
     torch.manual_seed(0)
     fields = {key: value for key, value in SMALL.items() if key in kind.Config.model_fields}
-    return kind(kind.Config(**fields), make_backbone, Images(IMAGES, CLASSES, SAMPLES))
+    return kind(kind.Config(**fields, **config), make_backbone, Images(IMAGES, CLASSES, SAMPLES))
 
 
 def step(made: Any, order: Tensor | None = None, seed: int = 0) -> Any:
@@ -127,6 +127,48 @@ def test_a_saved_state_goes_on_alike(name: str) -> None:
         assert torch.equal(found.diagnostics[key], value), key
     for key, value in made.state_dict().items():
         torch.testing.assert_close(other.state_dict()[key], value, rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_several_batches_add_up_however_they_are_accumulated(name: str) -> None:
+    together, apart = method(name), method(name)
+    torch.stack([step(together, seed=seed).loss for seed in range(2)]).sum().backward()
+    for seed in range(2):
+        step(apart, seed=seed).loss.backward()
+    for (key, found), expected in zip(together.named_parameters(), apart.parameters(), strict=True):
+        if expected.grad is not None:
+            atol = 1e-5 * float(expected.grad.abs().max()) + 1e-7
+            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=atol, msg=key)
+
+
+@pytest.mark.parametrize("name", ["byol", "moco_v1", "moco_v3", "simsiam"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_only_queries_are_encoded_with_gradient_and_only_keys_by_the_momentum_encoder(
+    name: str, symmetric: bool
+) -> None:
+    made, seen = method(name, symmetric=symmetric), []
+    for part in ("backbone", "momentum_backbone"):
+        if hasattr(made, part):
+            made.get_submodule(part).register_forward_hook(
+                lambda _, images, __, part=part: seen.append((part, torch.is_grad_enabled(), len(images[0])))
+            )
+    found = {key: each.clone() for key, each in step(made).outputs.items()}
+    one = [each for each in seen if each[0] == "backbone"]
+    assert one == ([("backbone", True, 2 * SAMPLES)] if symmetric else
+                   [("backbone", True, SAMPLES), ("backbone", False, SAMPLES)])  # fmt: skip
+    assert sum(number for part, _, number in seen if part != "backbone") == (
+        0 if name == "simsiam" else SAMPLES * (1 + symmetric)
+    )
+    whole = step(method(name, symmetric=True)).outputs["positive"]  # the second view, whoever looks at it
+    torch.testing.assert_close(found["positive"], whole, rtol=1e-4, atol=1e-5)
+
+
+def test_byol_may_have_batch_norm_behind_a_linear_projector() -> None:
+    projection = step(method("byol", projector_layers=1, projection_batch_norm=True)).outputs["projection"]
+    torch.testing.assert_close(projection.mean(dim=0), torch.zeros(12), rtol=0, atol=1e-5)
+    assert bool((projection.var(dim=0, unbiased=False) < 1.001).all())
+    plain = step(method("byol", projector_layers=1)).outputs["projection"]
+    assert float(plain.mean(dim=0).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -82,6 +82,38 @@ def test_frozen_prototypes_keep_their_directions_under_adamw(name: str) -> None:
         assert same is (step < 3)
 
 
+def test_prototypes_are_of_length_one_after_each_update_as_its_authors_have_it() -> None:
+    made = method("swav", prototypes=6, frozen_prototypes=0, temperature=0.3)
+    optimizer = torch.optim.AdamW([each for each in made.parameters() if each.requires_grad], 1e-2, weight_decay=0.5)
+    twin = normalize(made.prototypes.weight.detach().clone(), dim=1).requires_grad_()
+    twin_optimizer = torch.optim.AdamW([twin], 1e-2, weight_decay=0.5)
+    made.backbone.requires_grad_(False)
+    for seed in range(4):
+        views = embeddings(seed=seed)
+        scores = [normalize(view.detach().flatten(1), dim=1) @ twin.T for view in views]
+        assigned = [naive.sinkhorn(each.detach().clone(), 0.05, 3) for each in scores]
+        twin_optimizer.zero_grad()
+        naive.swapped(assigned, scores, 0.3).backward()  # the scaling is not differentiated
+        twin_optimizer.step()
+        optimizer.zero_grad()
+        made(tuple(views), 0.0).loss.backward()
+        optimizer.step()
+        made.after_update()
+        with torch.no_grad():
+            twin.copy_(normalize(twin, dim=1))
+        torch.testing.assert_close(made.prototypes.weight, twin, rtol=1e-6, atol=1e-7)
+
+
+def test_prototypes_count_with_length_one_in_every_mode() -> None:
+    made, views = method("swav", prototypes=6, frozen_prototypes=0).eval(), tuple(embeddings())
+    before = made(views, 0.0)
+    with torch.no_grad():
+        made.prototypes.weight.mul_(torch.linspace(0.1, 9, 6)[:, None])
+    after = made(views, 0.0)
+    assert after.loss.item() == pytest.approx(before.loss.item(), rel=1e-9)
+    torch.testing.assert_close(after.outputs["prediction"], before.outputs["prediction"])
+
+
 def test_the_center_follows_the_mean_of_the_teacher_after_the_loss() -> None:
     made = method("dino", prototypes=6, center_momentum=0.9)
     views = embeddings()

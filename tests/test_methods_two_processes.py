@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_methods import NAMES, Convolutional, method
+from test_methods import Convolutional, method
 from torch.nn.functional import normalize
-from two_methods import SAMPLES, batch, own_half, trained
+from two_methods import CASES, SAMPLES, batch, made_for, own_half, trained
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_processes_are_one_on_the_whole_batch(ranks: list[Any], name: str) -> None:
-    one, (first, second) = trained(method(name), slice(None)), (each[name] for each in ranks)
+@pytest.mark.parametrize(("name", "crops"), CASES)
+def test_two_processes_are_one_on_the_whole_batch(ranks: list[Any], name: str, crops: bool) -> None:
+    one = trained(made_for(name, crops), slice(None), crops)
+    first, second = (each[f"{name} {crops}"] for each in ranks)
     assert set(one) == set(first) == set(second)
     steps = {key: key.partition(" ")[2] for key in one}  # empty for a buffer
     largest = {step: max(float(one[key].nan_to_num().abs().max()) for key in one if steps[key] == step)

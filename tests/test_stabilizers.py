@@ -120,6 +120,32 @@ def test_zclip_leaves_alone_what_it_cannot_judge(norm: float) -> None:
         assert torch.equal(after, moments)
 
 
+@pytest.mark.parametrize("unit", [1e20, 1e30])  # whose squares leave single precision
+@pytest.mark.parametrize("clip", ["norm", "layer", "zclip"])
+def test_huge_gradients_are_clipped_as_others_are(clip: str, unit: float) -> None:
+    coefficients = []
+    for scale in (1.0, unit):
+        ours = model()
+        before = gradients(ours)
+        found = stabilizers(ours, clip=clip, threshold=1.5 if clip == "zclip" else 0.5 * scale, zclip_warmup=4)
+        for step, factor in enumerate([1.0, 1.1, 0.9, 1.0, 1.05, 40.0]):
+            for each, gradient in zip(ours.parameters(), before, strict=True):
+                each.grad = gradient * (factor * scale)
+            found.apply(step)
+        coefficients.append(found.coefficients)
+    torch.testing.assert_close(coefficients[1], coefficients[0], rtol=1e-3, atol=0)
+    assert float(coefficients[0].min()) < 0.1
+
+
+@pytest.mark.parametrize("norm", [1e19, 1e25, 3e38])
+def test_zclip_of_single_precision_stays_finite(norm: float) -> None:
+    moments = torch.zeros(3)
+    for step in range(40):
+        factor, moments = zclip(torch.tensor(norm * (1 + 0.1 * (step % 3)) / 1.3), moments, 2.5, 0.97, 25)
+        assert bool(moments.isfinite().all())
+        assert 0 < float(factor) <= 1
+
+
 @pytest.mark.parametrize("clip", ["norm", "layer", "agc", "zclip"])
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_what_is_not_finite_stays_so(clip: str, value: float) -> None:

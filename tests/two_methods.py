@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from test_methods import IMAGES, NAMES, Convolutional, method, vit
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from stabilitylab import plugins
+
 SAMPLES, STEPS = 12, 2
+CASES = [(name, False) for name in NAMES]
+CASES += [(name, True) for name in NAMES if getattr(plugins.load("methods", name), "takes_small_crops", False)]
+"""Methods, and whether with small crops beside the two views."""
 KEPT = ("queue", "bank", "ages", "center", "running", "start", "keys")
 """Words in the names of buffers that must come out alike."""
 
@@ -26,14 +32,19 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return first, second, torch.randperm(IMAGES, generator=generator)[:SAMPLES], torch.arange(SAMPLES) % 4
 
 
-def trained(made: Any, part: slice, model: Any = None) -> dict[str, Tensor]:
+def made_for(name: str, crops: bool) -> Any:
+    return method(name, partial(vit, *[4] * crops))
+
+
+def trained(made: Any, part: slice, crops: bool, model: Any = None) -> dict[str, Tensor]:
     """Return losses, gradients and buffers of some steps on a part of each batch."""
     found = {}
     optimizer = torch.optim.SGD([each for each in made.parameters() if each.requires_grad], 0.01)
     for step in range(STEPS):
         first, second, indices, labels = (each[part] for each in batch(step))
         torch.manual_seed(step)
-        output = (model or made)((first, second), 0.5, indices, labels)
+        small = (first[:, :, 2:6, 2:6], second[:, :, :4, 4:]) if crops else ()
+        output = (model or made)((first, second, *small), 0.5, indices, labels)
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
@@ -51,12 +62,13 @@ def main(folder: Path) -> None:
     rank = torch.distributed.get_rank()
     warnings.simplefilter("ignore")
     found: dict[str, Any] = {}
-    for name in NAMES:
-        made = method(name, vit)
-        found[name] = trained(made, own_half(rank), DistributedDataParallel(made, broadcast_buffers=False))
+    for name, crops in CASES:
+        made = made_for(name, crops)
+        parallel = DistributedDataParallel(made, broadcast_buffers=False)
+        found[f"{name} {crops}"] = trained(made, own_half(rank), crops, parallel)
     for shuffles in (True, False):
         made = method("moco_v2", Convolutional)
-        made.config = made.config.model_copy(update={"shuffle_bn": shuffles})
+        made._shuffles = shuffles
         torch.manual_seed(11 + rank)
         found[f"shuffle_bn {shuffles}"] = made._keys_of(batch(0)[1][own_half(rank)])
     torch.save(found, folder / f"{rank}.pt")

@@ -5,6 +5,8 @@ Shape suffixes: N queries of this rank, M keys, K keys of a queue or bank, D fea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -12,10 +14,16 @@ from torch.nn.functional import cross_entropy, normalize
 from stabilitylab.methods._precision import full, full_products
 from stabilitylab.models.collectives import gather_with_gradient, rank
 
-__all__ = ["CONTRASTS", "against_batch", "against_dictionary", "nt_xent"]
+__all__ = ["CONTRASTS", "against_batch", "against_dictionary", "averaged", "nt_xent"]
 
 CONTRASTS = ("positive", "negative")
 """Diagnostics of a contrast: mean cosine of queries with their positives, and with everything else."""
+
+
+def averaged(contrasts: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the mean loss of several directions, and the mean of each diagnostic."""
+    losses, told = zip(*contrasts, strict=True)
+    return torch.stack(losses).mean(), {name: torch.stack([each[name] for each in told]).mean() for name in CONTRASTS}
 
 
 def against_batch(q_ND: Tensor, k_MD: Tensor, temperature: float) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["UNKNOWN", "Images", "MakeBackbone", "Output"]
+__all__ = ["UNKNOWN", "Batch", "Images", "MakeBackbone", "Output"]
 
 MakeBackbone = Callable[[], nn.Module]
 """Returns a new backbone with ``num_features``: images (N, C, H, W) to (N, num_features)."""
@@ -26,6 +26,19 @@ class Images(NamedTuple):
 
 UNKNOWN = Images()
 """Images of which nothing is known."""
+
+
+class Batch(NamedTuple):
+    """The views of some images, and what is known of them."""
+
+    views: tuple[Tensor, ...]
+    """Those that are compared, (N, C, H, W) each."""
+    progress: float
+    """The part of the training that is done, 0 to 1."""
+    indices: Tensor | None
+    """Which training images these are, int64, shape (N,)."""
+    labels: Tensor | None
+    """Their classes, int64, shape (N,); -1 for none."""
 
 
 class Output(NamedTuple):

@@ -1,16 +1,19 @@
-"""Assignment of samples to prototypes: equally many to each, by the algorithm of Sinkhorn and Knopp.
+"""Assignment of samples to prototypes, equally many to each, and its prediction from other views.
 
 Shape suffixes: N samples of this rank, K prototypes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax
 
 from stabilitylab.models.collectives import sum_over_ranks, world_size
 
-__all__ = ["sinkhorn", "usage"]
+__all__ = ["sinkhorn", "swapped", "thawed", "usage"]
 
 
 @torch.no_grad()
@@ -50,3 +53,21 @@ def usage(assignments_NK: Tensor) -> Tensor:
     """Return exp of the entropy of the mean assignment over the number of prototypes: 1 if all are used equally."""
     mean_K = sum_over_ranks(assignments_NK.double().mean(dim=0)) / world_size()
     return torch.special.entr(mean_K).sum().exp() / len(mean_K)
+
+
+def swapped(targets: Sequence[Tensor], scores: Sequence[Tensor], temperature: float) -> Tensor:
+    """Return the mean cross entropy of each view's target with the scores of each other view.
+
+    Args:
+        targets: for the first views, (N, K) each; rows sum to one.
+        scores: of all views, (N, K) each.
+        temperature: of the scores.
+    """
+    logs = [log_softmax(each / temperature, dim=1) for each in scores]
+    pairs = [(target, logs[at]) for view, target in enumerate(targets) for at in range(len(logs)) if at != view]
+    return torch.stack([-(target * log).sum(dim=1).mean() for target, log in pairs]).mean()
+
+
+def thawed(weight_KD: Tensor, frozen: Tensor) -> Tensor:
+    """Return the weight; while it is frozen, a boolean on the device, with a gradient of zero."""
+    return torch.where(frozen, weight_KD.detach(), weight_KD)

@@ -11,10 +11,9 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import UNKNOWN, Batch, Images, MakeBackbone, Output
 from stabilitylab.methods._precision import full, full_products
 from stabilitylab.models.collectives import sum_over_ranks, world_size
-from stabilitylab.models.heads import mlp_head
 from stabilitylab.models.sync_batch_norm import SyncBatchNorm
 from stabilitylab.parameters import Parameters
 
@@ -51,46 +50,21 @@ class Method(Encoder):
         batch_norm: bool = True
         """BatchNorm in the hidden layers of the projector."""
 
-    settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
+    settings: ClassVar[dict[str, dict[str, object]]] = {
+        "digits": {"method.projector_layers": 1, "method.redundancy": 0.02, "optimizer.lr": 3e-3}
+    }
     diagnostics: ClassVar[tuple[str, ...]] = ("diagonal", "off_diagonal")
+    last_batch_norm: ClassVar[bool] = False
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        hidden = [config.hidden] * (config.projector_layers - 1)
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *hidden, config.dim], config.batch_norm, last_batch_norm=False),
-        )
-        self.config: Method.Config = config
+    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
+        super().__init__(config, make_backbone, images)
         self.standardize = SyncBatchNorm(config.dim, affine=False)
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,  # noqa: ARG002 - all methods are called alike
-        indices: Tensor | None = None,  # noqa: ARG002
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the loss of two views of the same images, each (N, C, H, W).
-
-        The diagnostics are the two terms of the loss.
-
-        Args:
-            views: two augmentations.
-            progress: not used.
-            indices: not used.
-            labels: not used.
-        """
-        representations = self.represent(views[:2])
-        projections = [self.projector(each) for each in representations]
+    def compare(self, projections: list[Tensor], _: Batch, /) -> Output:
+        """Return the sum of the two terms, which are the diagnostics."""
         first_ND, second_ND = (self.standardize(full(each)) for each in projections)
         with full_products(first_ND):
             correlation_DD = sum_over_ranks(first_ND.T @ second_ND / (len(first_ND) * world_size()))
         on, off = redundancy(correlation_DD, self.config.redundancy)
-        outputs = {"representation": representations[0], "projection": projections[0], "positive": projections[1]}
-        return Output(
-            on + off,
-            {name: value.detach() for name, value in outputs.items()},
-            {},
-            {"diagonal": on.detach(), "off_diagonal": off.detach()},
-        )
+        return Output(on + off, {}, {}, {"diagonal": on, "off_diagonal": off})

@@ -6,14 +6,13 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from stabilitylab.methods._encoder import MomentumEncoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import Batch, Output
 from stabilitylab.methods._precision import full
 from stabilitylab.models.collectives import gather
-from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method", "distance"]
@@ -50,57 +49,35 @@ class Method(MomentumEncoder):
         """Linear layers of the predictor; without one, at 0, everything collapses."""
         batch_norm: bool = True
         """BatchNorm in the hidden layers of the heads."""
+        projection_batch_norm: bool = False
+        """BatchNorm behind the projector too, where the heads have any: a linear projector needs it."""
         symmetric: bool = True
         """Whether each view predicts the other one, or the first one the second alone."""
 
-    settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"method.momentum": 0.9}}
+    settings: ClassVar[dict[str, dict[str, object]]] = {
+        "digits": {"method.momentum": 0.9, "method.projector_layers": 1, "method.projection_batch_norm": True,
+                   "optimizer.lr": 3e-3}
+    }  # fmt: skip
     diagnostics: ClassVar[tuple[str, ...]] = ("positive",)
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        hidden, layers = [config.hidden], config.predictor_layers
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *hidden * (config.projector_layers - 1), config.dim], config.batch_norm,
-                                   last_batch_norm=False),
-            (lambda: mlp_head([config.dim, *hidden * (layers - 1), config.dim], config.batch_norm,
-                              last_batch_norm=False)) if layers else None,
-        )  # fmt: skip
-        self.config: Method.Config = config
-        self.start_following()
+    def make_projector(self) -> nn.Module:
+        """Return an MLP without BatchNorm behind it, unless asked for."""
+        return self.head(self.width, self.config.projector_layers, self.config.projection_batch_norm)
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,
-        indices: Tensor | None = None,  # noqa: ARG002 - all methods are called alike
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the sum of both directions for two views, each (N, C, H, W), after moving the momentum encoder.
+    def make_predictor(self) -> nn.Module | None:
+        """Return an MLP, if it has layers."""
+        layers = self.config.predictor_layers
+        return self.head(self.config.dim, layers, last_batch_norm=False) if layers else None
 
-        Outputs as of MoCo v3; the diagnostic ``positive`` is the mean cosine of predictions with their targets.
+    def compare(self, projections: list[Tensor], batch: Batch, /) -> Output:
+        """Return the sum of the directions; the diagnostic ``positive`` is the mean cosine with the targets.
 
-        Args:
-            views: two augmentations.
-            progress: the part of the training that is done, 0 to 1.
-            indices: not used.
-            labels: not used.
+        ``prediction`` is of the first view, ``key`` the momentum encoder's projection of the first view that is a
+        target, of all ranks.
         """
-        momentum = self.move(progress)
-        representations = self.represent(views[:2])
-        projections = [self.projector(each) for each in representations]
-        predictions = [self.predictor(each) for each in projections]
-        targets = self.keys(views[:2])
-        directions = ((0, 1), (1, 0)) if self.config.symmetric else ((0, 1),)
-        losses = torch.stack([distance(predictions[q], targets[k]) for q, k in directions])
-        outputs = {
-            "representation": representations[0],
-            "projection": projections[0],
-            "positive": projections[1],
-            "prediction": predictions[0],
-            "key": gather(targets[0]),
-        }
-        told = {"positive": 1 - losses.detach().mean() / 2}
-        return Output(
-            losses.sum(), {name: value.detach() for name, value in outputs.items()}, {"momentum": momentum}, told
-        )
+        targets = self.keys_of(batch.views)
+        predictions = {q: self.predictor(projections[q]) for q, _ in self.directions}
+        losses = torch.stack([distance(predictions[q], targets[k]) for q, k in self.directions])
+        outputs = {"prediction": predictions[0], "key": gather(targets[min(targets)])}
+        return Output(losses.sum(), outputs, {}, {"positive": 1 - losses.mean() / 2})

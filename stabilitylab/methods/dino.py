@@ -5,18 +5,18 @@ Shape suffixes: N samples of this rank, K outputs, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import linear, log_softmax, normalize
+from torch.nn.functional import linear, normalize
 
 from stabilitylab.methods._encoder import MomentumEncoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import UNKNOWN, Batch, Images, MakeBackbone, Output
 from stabilitylab.methods._precision import full, full_products
+from stabilitylab.methods._prototypes import swapped, thawed
 from stabilitylab.models.collectives import gather, sum_over_ranks, world_size
 from stabilitylab.parameters import Parameters
 
@@ -51,7 +51,7 @@ class Method(MomentumEncoder):
         """Whether the momentum rises to 1 by a cosine over the training, or stays."""
         center_momentum: float = Field(0.9, ge=0, le=1)
         """Part of the center that is kept in each step; 1 leaves it at zero, so that nothing is centered."""
-        prototypes: PositiveInt = 65536
+        prototypes: int = Field(65536, ge=2)
         """Number of outputs."""
         frozen_prototypes: NonNegativeInt = 1250
         """So many first steps leave the prototypes as they are: about one epoch of ImageNet at batch 1024."""
@@ -62,57 +62,62 @@ class Method(MomentumEncoder):
         projector_layers: PositiveInt = 3
         """Linear layers of the projector."""
 
-    followed: ClassVar[tuple[str, ...]] = ("backbone", "projector", "prototypes")
     settings: ClassVar[dict[str, dict[str, object]]] = {
-        "digits": {"method.prototypes": 128, "method.frozen_prototypes": 20, "method.momentum": 0.98,
-                   "method.teacher_temperature": 0.04, "optimizer.lr": 2e-3},
+        "digits": {"method.prototypes": 128, "method.frozen_prototypes": 20, "method.momentum": 0.95,
+                   "method.center_momentum": 0.5, "method.first_teacher_temperature": 0.02,
+                   "method.teacher_temperature": 0.02, "method.projector_layers": 2,
+                   "optimizer.lr": 2e-3},
         "small": {"method.prototypes": 4096, "method.frozen_prototypes": 100},
     }  # fmt: skip
+    takes_small_crops: ClassVar[bool] = True
     diagnostics: ClassVar[tuple[str, ...]] = ("teacher_entropy", "divergence", "center_norm")
+    config: Config
     center: Tensor
     """Moving average of the teacher's outputs, shape (K,)."""
     steps: Tensor
     """How many training steps were done."""
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        super().__init__(config, make_backbone, lambda width: _projector(width, config))
-        self.config: Method.Config = config
+    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
+        super().__init__(config, make_backbone, images)
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
         nn.init.trunc_normal_(self.prototypes.weight, std=0.02)
         self.register_buffer("center", torch.zeros(config.prototypes))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.start_following()
+        self.follow("prototypes")
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,
-        indices: Tensor | None = None,  # noqa: ARG002 - all methods are called alike
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
+    @property
+    def num_queries(self) -> int | None:
+        """The student learns from all views."""
+        return None
+
+    def make_projector(self) -> nn.Module:
+        """Return an MLP with GELU down to the bottleneck, initialized as its authors do."""
+        config = self.config
+        widths = [self.width, *[config.hidden] * (config.projector_layers - 1), config.dim]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.GELU()]
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        return nn.Sequential(*layers[:-1])
+
+    def compare(self, projections: list[Tensor], batch: Batch, /) -> Output:
         """Return the mean cross entropy over all pairs of a teacher's and another student's view.
 
         ``prediction`` are the student's outputs for the first view, ``key`` the teacher's bottleneck of it, of all
         ranks. The diagnostics: mean entropy of the teacher's outputs over its largest value, log K (0 or 1 is a
         collapse), Kullback-Leibler divergence of the student from it, and the length of the center.
-
-        Args:
-            views: two augmentations, and small crops after them, if any.
-            progress: the part of the training that is done, 0 to 1.
-            indices: not used.
-            labels: not used.
         """
-        momentum = self.move(progress)
-        representations = self.represent(views)
-        projections = [self.projector(each) for each in representations]
-        outputs_NK = [self._outputs(each, self._weight()) for each in projections]
-        keys = self.keys(views[:2])
+        weight_KD = thawed(self.prototypes.weight, self.steps < self.config.frozen_prototypes)
+        outputs_NK = [self._outputs(each, weight_KD) for each in projections]
+        keys = self.keys(batch.views[:2])
         with torch.no_grad():
             teacher_NK = [self._outputs(each, self.get_submodule("momentum_prototypes").weight) for each in keys]  # type: ignore[arg-type]
-            targets = [
-                ((each - self.center) / self._teacher_temperature(progress)).softmax(dim=1) for each in teacher_NK
-            ]
-        loss = self._loss(outputs_NK, targets)
+            temperature = self._teacher_temperature(batch.progress)
+            targets = [((each - self.center) / temperature).softmax(dim=1) for each in teacher_NK]
+        loss = swapped(targets, outputs_NK, self.config.temperature)
         entropy = torch.stack([torch.special.entr(each).sum(dim=1).mean() for each in targets]).mean()
         told = {
             "teacher_entropy": entropy / torch.tensor(float(max(self.config.prototypes, 2))).log(),
@@ -121,35 +126,17 @@ class Method(MomentumEncoder):
         }
         if self.training:
             self._after(torch.cat(teacher_NK))
-        outputs = {
-            "representation": representations[0],
-            "projection": projections[0],
-            "positive": projections[1],
-            "prediction": outputs_NK[0],
-            "key": gather(keys[0]),
-        }
-        return Output(loss, {name: value.detach() for name, value in outputs.items()}, {"momentum": momentum}, told)
+        return Output(loss, {"prediction": outputs_NK[0], "key": gather(keys[0])}, {}, told)
 
     @staticmethod
     def _outputs(projection_ND: Tensor, weight_KD: Tensor) -> Tensor:
         with full_products(projection_ND):
             return linear(normalize(full(projection_ND), dim=1), normalize(full(weight_KD), dim=1))
 
-    def _weight(self) -> Tensor:
-        """Return the student's prototypes; frozen ones take part, with a gradient of zero."""
-        weight_KD = self.prototypes.weight
-        free = (self.steps >= self.config.frozen_prototypes).to(weight_KD.dtype)
-        return free * weight_KD + (1 - free) * weight_KD.detach()
-
     def _teacher_temperature(self, progress: float) -> float:
         config = self.config
         done = min(progress / config.teacher_warmup, 1.0) if config.teacher_warmup else 1.0
         return config.first_teacher_temperature + done * (config.teacher_temperature - config.first_teacher_temperature)
-
-    def _loss(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        logs = [log_softmax(each / self.config.temperature, dim=1) for each in outputs]
-        pairs = [(target, logs[at]) for view, target in enumerate(targets) for at in range(len(logs)) if at != view]
-        return torch.stack([-(target * log).sum(dim=1).mean() for target, log in pairs]).mean()
 
     @torch.no_grad()
     def _after(self, teacher_NK: Tensor) -> None:
@@ -157,16 +144,3 @@ class Method(MomentumEncoder):
         self.steps += 1
         mean_K = sum_over_ranks(teacher_NK.mean(dim=0)) / world_size()
         self.center = torch.lerp(mean_K, self.center, self.config.center_momentum)
-
-
-def _projector(width: int, config: Method.Config) -> nn.Sequential:
-    """Return an MLP with GELU down to the bottleneck, initialized as its authors do."""
-    widths = [width, *[config.hidden] * (config.projector_layers - 1), config.dim]
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.GELU()]
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers[:-1])

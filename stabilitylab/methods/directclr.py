@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
-from stabilitylab.methods._contrast import CONTRASTS, against_batch
+from stabilitylab.methods._contrast import CONTRASTS, against_batch, averaged
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import Batch, Output
 from stabilitylab.models.collectives import gather_with_gradient
 from stabilitylab.parameters import Parameters
 
@@ -59,38 +58,17 @@ class Method(Encoder):
         "small": {"method.d0": 32},
     }
     diagnostics: ClassVar[tuple[str, ...]] = CONTRASTS
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        super().__init__(config, make_backbone, lambda _: FirstCoordinates(config.d0))
-        if config.d0 > self.width:
-            raise InputError(f"method.d0 is {config.d0}; the backbone has {self.width} coordinates")
-        self.config: Method.Config = config
+    def make_projector(self) -> nn.Module:
+        """Return what takes the first coordinates."""
+        if self.config.d0 > self.width:
+            raise InputError(f"method.d0 is {self.config.d0}; the backbone has {self.width} coordinates")
+        return FirstCoordinates(self.config.d0)
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,  # noqa: ARG002 - all methods are called alike
-        indices: Tensor | None = None,  # noqa: ARG002
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the mean loss of both directions between two views of the same images, each (N, C, H, W).
-
-        ``projection`` and ``positive`` are the contrasted coordinates of the first and of the second view.
-
-        Args:
-            views: two augmentations.
-            progress: not used.
-            indices: not used.
-            labels: not used.
-        """
-        representations = self.represent(views[:2])
-        parts = [self.projector(each) for each in representations]
-        keys = [gather_with_gradient(each) for each in parts]
-        pairs = [against_batch(parts[q], keys[1 - q], self.config.temperature) for q in (0, 1)]
-        outputs = {"representation": representations[0], "projection": parts[0], "positive": parts[1]}
-        return Output(
-            torch.stack([loss for loss, _ in pairs]).mean(),
-            {name: value.detach() for name, value in outputs.items()},
-            {},
-            {name: torch.stack([told[name] for _, told in pairs]).mean() for name in CONTRASTS},
-        )
+    def compare(self, projections: list[Tensor], _: Batch, /) -> Output:
+        """Return the mean loss of both directions between the contrasted coordinates."""
+        keys = [gather_with_gradient(each) for each in projections]
+        temperature = self.config.temperature
+        loss, told = averaged(against_batch(projections[q], keys[k], temperature) for q, k in self.directions)
+        return Output(loss, {}, {}, told)

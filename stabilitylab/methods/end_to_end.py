@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from stabilitylab.methods._contrast import CONTRASTS, against_batch
+from stabilitylab.methods._contrast import CONTRASTS, against_batch, averaged
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import Batch, Output
 from stabilitylab.models.collectives import gather_with_gradient
-from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method"]
@@ -48,49 +46,11 @@ class Method(Encoder):
 
     settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
     diagnostics: ClassVar[tuple[str, ...]] = CONTRASTS
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        hidden = config.projector_layers - 1
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *[config.hidden or width] * hidden, config.dim], config.batch_norm),
-        )
-        self.config: Method.Config = config
-
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,  # noqa: ARG002 - all methods are called alike
-        indices: Tensor | None = None,  # noqa: ARG002
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the loss of two views of the same images, each (N, C, H, W).
-
-        Outputs as of MoCo v3, without ``prediction``; ``key`` is the projection of the second view, of all ranks.
-
-        Args:
-            views: two augmentations.
-            progress: not used.
-            indices: not used.
-            labels: not used.
-        """
-        representations = self.represent(views[:2])
-        projections = [self.projector(each) for each in representations]
+    def compare(self, projections: list[Tensor], _: Batch, /) -> Output:
+        """Return the mean loss of the directions; ``key`` is the projection of the second view, of all ranks."""
         keys = [gather_with_gradient(each) for each in projections]
-        directions = ((0, 1), (1, 0)) if self.config.symmetric else ((0, 1),)
-        losses, told = zip(
-            *(against_batch(projections[q], keys[k], self.config.temperature) for q, k in directions), strict=True
-        )
-        outputs = {
-            "representation": representations[0],
-            "projection": projections[0],
-            "positive": projections[1],
-            "key": keys[1],
-        }
-        return Output(
-            torch.stack(losses).mean(),
-            {name: value.detach() for name, value in outputs.items()},
-            {},
-            {name: torch.stack([each[name] for each in told]).mean() for name in CONTRASTS},
-        )
+        temperature = self.config.temperature
+        loss, told = averaged(against_batch(projections[q], keys[k], temperature) for q, k in self.directions)
+        return Output(loss, {"key": keys[1]}, {}, told)

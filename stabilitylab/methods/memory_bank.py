@@ -15,10 +15,9 @@ from torch.nn.functional import normalize
 from stabilitylab.errors import InputError
 from stabilitylab.methods._contrast import CONTRASTS, against_dictionary
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import UNKNOWN, Batch, Images, MakeBackbone, Output
 from stabilitylab.methods._precision import full
 from stabilitylab.models.collectives import gather
-from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method"]
@@ -61,6 +60,8 @@ class Method(Encoder):
         "small": {"method.negatives": 4096},
     }  # fmt: skip
     diagnostics: ClassVar[tuple[str, ...]] = (*CONTRASTS, "bank_age")
+    num_views: ClassVar[int] = 1
+    config: Config
     bank: Tensor
     """l2-normalized keys, shape (number of training images, D)."""
     ages: Tensor
@@ -69,51 +70,30 @@ class Method(Encoder):
     def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
         if images.number < 1:
             raise InputError("the method memory_bank keeps a key for each training image, and must know their number")
-        hidden = config.projector_layers - 1
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *[config.hidden or width] * hidden, config.dim], config.batch_norm),
-        )
-        self.config: Method.Config = config
+        super().__init__(config, make_backbone, images)
         self.register_buffer("bank", normalize(torch.randn(images.number, config.dim), dim=1))
         self.register_buffer("ages", torch.full((images.number,), torch.nan))
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,  # noqa: ARG002 - all methods are called alike
-        indices: Tensor | None = None,
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
+    def compare(self, projections: list[Tensor], batch: Batch, /) -> Output:
         """Return the loss of the first view against the stored key of its image and those of others.
 
-        The outputs ``representation`` and ``projection`` are of the first view; ``key`` is the stored key of each
-        image, before it is updated.
-
-        Args:
-            views: augmentations; only the first one is used.
-            progress: not used.
-            indices: which training images these are, int64, shape (N,).
-            labels: not used.
+        ``key`` is the stored key of each image, before it is updated.
 
         Raises:
             InputError: without indices.
         """
-        if indices is None:
+        if batch.indices is None:
             raise InputError("the method memory_bank must be told which training images a batch holds")
-        indices = indices.to(views[0].device)
-        representation = self.represent(views[:1])[0]
-        projection = self.projector(representation)
+        projection_ND = projections[0]
+        indices = batch.indices.to(projection_ND.device)
         key_ND = self.bank[indices]
         sampled_K = torch.randint(len(self.bank), (self.config.negatives,), device=indices.device)
         same_NK = indices[:, None] == sampled_K
-        loss, told = against_dictionary(projection, key_ND, self.bank[sampled_K], self.config.temperature, same_NK)
+        loss, told = against_dictionary(projection_ND, key_ND, self.bank[sampled_K], self.config.temperature, same_NK)
         told["bank_age"] = self.ages.nanmean()
         if self.training:
-            self._write(gather(projection.detach()), gather(indices))
-        outputs = {"representation": representation.detach(), "projection": projection.detach(), "key": key_ND}
-        return Output(loss, outputs, {}, told)
+            self._write(gather(projection_ND.detach()), gather(indices))
+        return Output(loss, {"key": key_ND}, {}, told)
 
     @torch.no_grad()
     def _write(self, projection_MD: Tensor, indices_M: Tensor) -> None:

@@ -42,5 +42,5 @@ class Method(QueueContrast):
         """BatchNorm in the projector."""
         symmetric: bool = False
         """Whether each view is query and key, or the first one query alone."""
-        shuffle_bn: bool = True
-        """Whether keys are computed on images shuffled over processes, which matters to a backbone with BatchNorm."""
+        shuffle_bn: bool | None = None
+        """Whether keys are computed on images shuffled over processes; by default where the backbone has BatchNorm."""

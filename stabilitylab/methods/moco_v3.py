@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
-from stabilitylab.methods._contrast import CONTRASTS, against_batch
+from stabilitylab.methods._contrast import CONTRASTS, against_batch, averaged
 from stabilitylab.methods._encoder import MomentumEncoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import Batch, Output
 from stabilitylab.models.collectives import gather
-from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method", "contrast"]
@@ -72,58 +70,22 @@ class Method(MomentumEncoder):
         """Whether each view is query and key, or the first one query alone."""
 
     diagnostics: ClassVar[tuple[str, ...]] = CONTRASTS
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        hidden, layers = [config.hidden], config.predictor_layers
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *hidden * (config.projector_layers - 1), config.dim], config.batch_norm),
-            (lambda: mlp_head([config.dim, *hidden * (layers - 1), config.dim], config.batch_norm,
-                              config.last_batch_norm)) if layers else None,
-        )  # fmt: skip
-        self.config: Method.Config = config
-        self.start_following()
+    def make_predictor(self) -> nn.Module | None:
+        """Return an MLP, if it has layers."""
+        layers = self.config.predictor_layers
+        return self.head(self.config.dim, layers, self.config.last_batch_norm) if layers else None
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,
-        indices: Tensor | None = None,  # noqa: ARG002 - all methods are called alike
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the loss of two views of the same images, each (N, C, H, W), after moving the momentum encoder.
+    def compare(self, projections: list[Tensor], batch: Batch, /) -> Output:
+        """Return the sum of the directions.
 
-        The outputs ``representation``, ``projection`` and ``prediction`` are what backbone, projector and predictor
-        make of the first view. ``positive`` is what the same backbone and projector, not the momentum encoder, make of
-        the second one: its row i belongs to row i of ``projection``. ``key`` is what the momentum encoder makes of the
-        first view, of all ranks.
-
-        Args:
-            views: two augmentations.
-            progress: the part of the training that is done, 0 to 1, which sets the momentum.
-            indices: not used.
-            labels: not used.
+        ``prediction`` is of the first view; ``key`` is what the momentum encoder makes of the first view that is a
+        key, of all ranks.
         """
-        momentum = self.move(progress)
-        representations = self.represent(views[:2])
-        projections = [self.projector(each) for each in representations]
-        queries = [self.predictor(each) for each in projections]
-        keys = [gather(each) for each in self.keys(views[:2])]
-        directions = ((0, 1), (1, 0)) if self.config.symmetric else ((0, 1),)
-        losses, told = zip(
-            *(against_batch(queries[q], keys[k], self.config.temperature) for q, k in directions), strict=True
-        )
-        outputs = {
-            "representation": representations[0],
-            "projection": projections[0],
-            "positive": projections[1],
-            "prediction": queries[0],
-            "key": keys[0],
-        }
-        return Output(
-            torch.stack([loss * (2 * self.config.temperature) for loss in losses]).sum(),
-            {name: value.detach() for name, value in outputs.items()},
-            {"momentum": momentum},
-            {name: torch.stack([each[name] for each in told]).mean() for name in CONTRASTS},
-        )
+        temperature = self.config.temperature
+        keys = {k: gather(each) for k, each in self.keys_of(batch.views).items()}
+        queries = {q: self.predictor(projections[q]) for q, _ in self.directions}
+        loss, told = averaged(against_batch(queries[q], keys[k], temperature) for q, k in self.directions)
+        outputs = {"prediction": queries[0], "key": keys[min(keys)]}
+        return Output(loss * (2 * temperature * len(self.directions)), outputs, {}, told)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from stabilitylab.methods._contrast import CONTRASTS, nt_xent
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
-from stabilitylab.models.heads import mlp_head
+from stabilitylab.methods._exchange import Batch, Output
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method"]
@@ -42,37 +41,9 @@ class Method(Encoder):
 
     settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
     diagnostics: ClassVar[tuple[str, ...]] = CONTRASTS
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        hidden = [config.hidden] * (config.projector_layers - 1)
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head(
-                [width, *hidden, config.dim] if config.projector_layers else [width], config.batch_norm
-            ),
-        )
-        self.config: Method.Config = config
-
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,  # noqa: ARG002 - all methods are called alike
-        indices: Tensor | None = None,  # noqa: ARG002
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the loss of two views of the same images, each (N, C, H, W).
-
-        ``representation`` and ``projection`` are of the first view, ``positive`` is the projection of the second one.
-
-        Args:
-            views: two augmentations.
-            progress: not used.
-            indices: not used.
-            labels: not used.
-        """
-        representations = self.represent(views[:2])
-        projections = [self.projector(each) for each in representations]
+    def compare(self, projections: list[Tensor], _: Batch, /) -> Output:
+        """Return the loss of each view against both views of all other images."""
         loss, told = nt_xent(projections[0], projections[1], self.config.temperature)
-        outputs = {"representation": representations[0], "projection": projections[0], "positive": projections[1]}
-        return Output(loss, {name: value.detach() for name, value in outputs.items()}, {}, told)
+        return Output(loss, {}, {}, told)

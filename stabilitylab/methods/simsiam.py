@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import Batch, Output
 from stabilitylab.methods._precision import full
 from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
@@ -47,57 +47,32 @@ class Method(Encoder):
         symmetric: bool = True
         """Whether each view predicts the other one, or the first one the second alone."""
 
-    settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
+    settings: ClassVar[dict[str, dict[str, object]]] = {
+        "digits": {"method.projector_layers": 1, "method.bottleneck": 256, "optimizer.lr": 5e-3}
+    }
     diagnostics: ClassVar[tuple[str, ...]] = ("positive", "std")
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        hidden = [config.hidden] * (config.projector_layers - 1)
-        bottleneck = config.bottleneck or max(1, config.dim // 4)
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *hidden, config.dim], config.batch_norm),
-            (lambda: mlp_head([config.dim, bottleneck, config.dim], config.batch_norm, False, last_bias=True))
-            if config.predictor else None,
-        )  # fmt: skip
-        self.config: Method.Config = config
+    def make_predictor(self) -> nn.Module | None:
+        """Return an MLP with a bottleneck."""
+        config = self.config
+        widths = [config.dim, config.bottleneck or max(1, config.dim // 4), config.dim]
+        return mlp_head(widths, config.batch_norm, False, last_bias=True) if config.predictor else None
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,  # noqa: ARG002 - all methods are called alike
-        indices: Tensor | None = None,  # noqa: ARG002
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return minus the mean cosine of predictions with their targets for two views, each (N, C, H, W).
+    @property
+    def num_queries(self) -> int | None:
+        """How many views are encoded with gradient: all if the targets carry one too."""
+        return len(self.directions) if self.config.stop_gradient else None
+
+    def compare(self, projections: list[Tensor], _: Batch, /) -> Output:
+        """Return minus the mean cosine of predictions with their targets.
 
         The diagnostic ``std`` is the mean standard deviation of the l2-normalized projections: 1 / sqrt(dim) where
         they are spread out, 0 where they collapsed.
-
-        Args:
-            views: two augmentations.
-            progress: not used.
-            indices: not used.
-            labels: not used.
         """
-        representations = self.represent(views[:2])
-        projections = [self.projector(each) for each in representations]
-        predictions = [self.predictor(each) for each in projections]
+        predictions = {q: self.predictor(projections[q]) for q, _ in self.directions}
         targets = [each.detach() if self.config.stop_gradient else each for each in projections]
-        directions = ((0, 1), (1, 0)) if self.config.symmetric else ((0, 1),)
-        loss = -torch.stack(
-            [cosine_similarity(full(predictions[q]), full(targets[k]), dim=1).mean() for q, k in directions]
-        ).mean()
-        outputs = {
-            "representation": representations[0],
-            "projection": projections[0],
-            "positive": projections[1],
-            "prediction": predictions[0],
-        }
+        cosines = [cosine_similarity(full(predictions[q]), full(targets[k]), dim=1).mean() for q, k in self.directions]
+        positive = torch.stack(cosines).mean()
         std = normalize(full(projections[0].detach()), dim=1).std(dim=0).mean()
-        return Output(
-            loss,
-            {name: value.detach() for name, value in outputs.items()},
-            {},
-            {"positive": -loss.detach(), "std": std},
-        )
+        return Output(-positive, {"prediction": predictions[0]}, {}, {"positive": positive, "std": std})

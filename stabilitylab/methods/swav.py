@@ -5,21 +5,19 @@ Shape suffixes: N samples of this rank, K prototypes, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import linear, log_softmax, normalize
+from torch.nn.functional import linear, normalize
 
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import UNKNOWN, Batch, Images, MakeBackbone, Output
 from stabilitylab.methods._precision import full, full_products
-from stabilitylab.methods._prototypes import sinkhorn, usage
+from stabilitylab.methods._prototypes import sinkhorn, swapped, thawed, usage
 from stabilitylab.methods._queue import Queue
 from stabilitylab.models.collectives import gather, rank, world_size
-from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method"]
@@ -40,7 +38,7 @@ class Method(Encoder):
         """Name of the method."""
         temperature: PositiveFloat = 0.1
         """Temperature of the prediction."""
-        prototypes: PositiveInt = 3000
+        prototypes: int = Field(3000, ge=2)
         """Number of prototypes."""
         epsilon: PositiveFloat = 0.05
         """Entropy of the assignments."""
@@ -65,80 +63,56 @@ class Method(Encoder):
         "digits": {"method.prototypes": 60, "method.frozen_prototypes": 20, "optimizer.lr": 3e-3},
         "small": {"method.prototypes": 300},
     }
+    takes_small_crops: ClassVar[bool] = True
     diagnostics: ClassVar[tuple[str, ...]] = ("prototype_usage", "assignment_confidence")
+    last_batch_norm: ClassVar[bool] = False
+    config: Config
     steps: Tensor
     """How many training steps were done."""
 
     def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
-        hidden = [config.hidden] * (config.projector_layers - 1)
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *hidden, config.dim], config.batch_norm, last_batch_norm=False),
-        )
-        self.config: Method.Config = config
+        super().__init__(config, make_backbone, images)
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
+        self.after_update()
         self.queues = nn.ModuleList(
             [Queue(config.queue, config.dim, images.batch) for _ in range(2 if config.queue else 0)]
         )
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,
-        indices: Tensor | None = None,  # noqa: ARG002 - all methods are called alike
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the loss of two or more views of the same images, after scaling the prototypes to length one.
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Scale the prototypes to length one, as is done after each update of the optimizer."""
+        self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
 
-        The mean over the assigned views of the mean over all others of the cross entropy. ``prediction`` is the score
-        of each prototype for the first view. The diagnostics are how equally the prototypes are used, 0 to 1, and the
-        mean largest assignment of a sample.
+    def compare(self, projections: list[Tensor], batch: Batch, /) -> Output:
+        """Return the mean over the assigned views of the mean over all others of the cross entropy.
 
-        Args:
-            views: two augmentations, and small crops after them, if any.
-            progress: the part of the training that is done, 0 to 1.
-            indices: not used.
-            labels: not used.
+        ``prediction`` is the score of each prototype for the first view. The diagnostics are how equally the
+        prototypes are used, 0 to 1, and the mean largest assignment of a sample.
         """
-        if self.training:
-            with torch.no_grad():
-                self.prototypes.weight.copy_(normalize(self.prototypes.weight, dim=1))
-        representations = self.represent(views)
-        projections = [self.projector(each) for each in representations]
         embeddings = [normalize(full(each), dim=1) for each in projections]
         scores = [self._scores(each) for each in embeddings]
-        assigned = [self._assign(scores[view].detach(), view, progress) for view in (0, 1)]
-        loss = self._loss(scores, assigned)
+        assigned = [self._assign(scores[view].detach(), view, batch.progress) for view in (0, 1)]
+        loss = swapped(assigned, scores, self.config.temperature)
         if self.training:
             self.steps += 1
             for view, queue in enumerate(self.queues):
                 queue.push(gather(embeddings[view].detach()))  # type: ignore[operator]
-        outputs = {
-            "representation": representations[0],
-            "projection": projections[0],
-            "positive": projections[1],
-            "prediction": scores[0],
-        }
         confidence = torch.stack([each.max(dim=1).values.mean() for each in assigned]).mean()
         told = {"prototype_usage": usage(torch.cat(assigned)), "assignment_confidence": confidence}
-        return Output(loss, {name: value.detach() for name, value in outputs.items()}, {}, told)
-
-    def _loss(self, scores: Sequence[Tensor], assigned: Sequence[Tensor]) -> Tensor:
-        terms = []
-        for view, q_NK in enumerate(assigned):
-            others = [each for at, each in enumerate(scores) if at != view]
-            logs = [log_softmax(each / self.config.temperature, dim=1) for each in others]
-            terms.append(torch.stack([-(q_NK * log).sum(dim=1).mean() for log in logs]).mean())
-        return torch.stack(terms).mean()
+        return Output(loss, {"prediction": scores[0]}, {}, told)
 
     def _scores(self, embedding_ND: Tensor) -> Tensor:
-        """Return the cosine with each prototype; frozen ones take part, with a gradient of zero."""
+        """Return the cosine with each prototype.
+
+        Whatever length an optimizer gave the prototypes since they were scaled, they count with length one, and the
+        gradient is that of prototypes of length one (Caron et al. scale them, and do not differentiate the scaling).
+        """
         weight_KD = self.prototypes.weight
-        free = (self.steps >= self.config.frozen_prototypes).to(weight_KD.dtype)
+        unit_KD = normalize(weight_KD.detach(), dim=1)
+        unit_KD = unit_KD + thawed(weight_KD, self.steps < self.config.frozen_prototypes) - weight_KD.detach()
         with full_products(embedding_ND):
-            return linear(embedding_ND, free * weight_KD + (1 - free) * weight_KD.detach())
+            return linear(embedding_ND, unit_KD)
 
     @torch.no_grad()
     def _assign(self, scores_NK: Tensor, view: int, progress: float) -> Tensor:

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
 from stabilitylab.methods._encoder import Encoder
-from stabilitylab.methods._exchange import UNKNOWN, Images, MakeBackbone, Output
+from stabilitylab.methods._exchange import Batch, Output
 from stabilitylab.methods._precision import full, full_products
 from stabilitylab.models.collectives import gather_with_gradient
-from stabilitylab.models.heads import mlp_head
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method", "covariance", "variance"]
@@ -63,35 +62,11 @@ class Method(Encoder):
 
     settings: ClassVar[dict[str, dict[str, object]]] = {"digits": {"optimizer.lr": 3e-3}}
     diagnostics: ClassVar[tuple[str, ...]] = ("invariance", "variance", "covariance")
+    last_batch_norm: ClassVar[bool] = False
+    config: Config
 
-    def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:  # noqa: ARG002
-        hidden = [config.hidden] * (config.projector_layers - 1)
-        super().__init__(
-            config,
-            make_backbone,
-            lambda width: mlp_head([width, *hidden, config.dim], config.batch_norm, last_batch_norm=False),
-        )
-        self.config: Method.Config = config
-
-    def forward(
-        self,
-        views: tuple[Tensor, ...],
-        progress: float,  # noqa: ARG002 - all methods are called alike
-        indices: Tensor | None = None,  # noqa: ARG002
-        labels: Tensor | None = None,  # noqa: ARG002
-    ) -> Output:
-        """Return the weighted sum of the three terms for two views of the same images, each (N, C, H, W).
-
-        The diagnostics are the three terms, without their weights.
-
-        Args:
-            views: two augmentations.
-            progress: not used.
-            indices: not used.
-            labels: not used.
-        """
-        representations = self.represent(views[:2])
-        projections = [self.projector(each) for each in representations]
+    def compare(self, projections: list[Tensor], _: Batch, /) -> Output:
+        """Return the weighted sum of the three terms; the diagnostics are the terms without their weights."""
         with full_products(projections[0]):
             first_MD, second_MD = (gather_with_gradient(full(each)) for each in projections)
             told = {
@@ -99,12 +74,5 @@ class Method(Encoder):
                 "variance": (variance(first_MD) + variance(second_MD)) / 2,
                 "covariance": covariance(first_MD) + covariance(second_MD),
             }
-        weights = {name: getattr(self.config, name) for name in told}
-        loss = torch.stack([weights[name] * value for name, value in told.items()]).sum()
-        outputs = {"representation": representations[0], "projection": projections[0], "positive": projections[1]}
-        return Output(
-            loss,
-            {name: value.detach() for name, value in outputs.items()},
-            {},
-            {name: value.detach() for name, value in told.items()},
-        )
+        weighted = [getattr(self.config, name) * value for name, value in told.items()]
+        return Output(torch.stack(weighted).sum(), {}, {}, told)
