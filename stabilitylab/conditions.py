@@ -91,7 +91,10 @@ def parse(text: str) -> Condition:
     """
     found = SHAPE.fullmatch(text)
     if not found:
-        raise InputError(f"{text!r} is no condition: NAME OPERATOR VALUE is expected, such as 'spikes>5'; {_listed()}")
+        raise InputError(
+            f"{text!r} is no condition: NAME OPERATOR VALUE is expected, such as 'spikes>5'; the operators are "
+            f"{' '.join(OPERATORS)}; {_listed()}"
+        )
     name, sign, said = found[1].replace(" ", "_"), found[2], found[3].strip("'\"")
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=2)

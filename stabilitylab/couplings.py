@@ -76,7 +76,9 @@ def couplings(
     Events of one signal within a gap are one, which begins with the first: nobody is warned twice of the same. By
     chance: targets are moved, each by itself within a width and together in blocks, which leaves an unstable phase
     where it is; of both p-values the larger counts. They are of the largest excess over three windows: after the
-    warning to the horizon, as far before it, and near it. Order: sign test of one-to-one matched events.
+    warning to the horizon, as far before it, and near it. Order: sign test of one-to-one matched events. In an
+    unstable phase that is shorter than ten widths, moved targets leave it, and the p of being coupled is by itself too
+    small (of independent pairs up to 10 % fall below 5 %); a verdict needs the test of the order or of nearness too.
 
     Args:
         signals: by name; one with a reason in ``missing`` is not recorded.

@@ -14,6 +14,9 @@ from stabilitylab.stats.lag import cluster
 
 __all__ = ["Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
 
+SAFE = 1e-280
+"""Sums of squares below it have lost digits, or all."""
+
 
 def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the gradient norm of each layer: the root of the sum of squares over its parameters.
@@ -44,14 +47,27 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[s
         index = frame.index if index is None else index
         shared = frame.index if len(frame) <= len(index) else index  # a run that is being written may have grown
         index = shared
-        total = np.zeros(len(frame))
-        with np.errstate(over="ignore"):
-            for name in members:
-                total += frame[name].to_numpy(dtype=float) ** 2
-        columns[layer] = np.sqrt(total)
+        columns[layer] = _root_of_squares([frame[name].to_numpy(dtype=float) for name in members])
     if index is None:
         return pd.DataFrame(index=pd.Index([], dtype="int64", name="step"))
     return pd.DataFrame({layer: values[: len(index)] for layer, values in columns.items()}, index=index)
+
+
+def _root_of_squares(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the root of the sum of squares over columns, each of shape (T,), also where a square leaves the range."""
+    total = np.zeros(len(columns[0]))
+    with np.errstate(over="ignore", under="ignore"):
+        for each in columns:
+            total += each**2
+        root = np.sqrt(total)
+        beyond = np.flatnonzero(~((total > SAFE) & (total < np.inf)))
+        if len(beyond):
+            rows = np.abs([each[beyond] for each in columns])
+            largest = rows.max(axis=0)
+            known = (largest > 0) & (largest < np.inf)
+            rows, largest = rows[:, known], largest[known]
+            root[beyond[known]] = largest * np.sqrt(((rows / largest) ** 2).sum(axis=0))
+    return root
 
 
 def group(spikes: Iterable[Event], layers: Sequence[str], gap: int) -> list[Episode]:

@@ -126,32 +126,32 @@ def lags(
     """
     runs = _runs(spikes)
     together, shifts = side_by_side(runs, 2 * (window + BLOCK + max(WIDTHS)))
-    of: dict[str, list[Event]] = {name: [] for name in layers}
-    for each in together:
-        if each.label in of and np.isfinite(each.height):
-            of[each.label].append(each)
-    lead = Spikes.of(of.get(first, []))
+    of = _by_layer(together, [first, *layers])
+    lead = of.pop(first)
     clusters = cluster(lead.onset, gap)
-    others = [name for name in layers if name != first]
-    if not others:
-        return pd.DataFrame(columns=list(COLUMNS))
     rng = np.random.default_rng(seed)
-    later = [Spikes.of(of[name]) for name in others]
-    near_by = _associations(lead, clusters, later, near, draws, rng)
+    near_by = _associations(lead, clusters, list(of.values()), near, draws, rng)
     frames = [magnitudes] if isinstance(magnitudes, pd.DataFrame) else list(magnitudes or ())
     curves = Curves.around(frames, shifts, first, lead.onset[_begins(clusters)], window)
     rows: list[dict[str, Any]] = []
     matched: list[_Matched] = []
-    for at, (name, own) in enumerate(zip(others, later, strict=True)):
+    for (name, own), around in zip(of.items(), near_by, strict=True):
         row, found = _row(lead, own, clusters, window, thresholds)
         alike = curves.compare(name, np.random.default_rng([seed, 1]), draws)
-        row |= {"first": first, "layer": name, "depth": list(layers).index(name)} | near_by[at]
+        row |= {"first": first, "layer": name, "depth": list(layers).index(name)} | around
         rows.append(row | _second_opinion(row, alike))
         matched.append(found)
-    _correct(rows, matched, rng)
-    for row in rows:
-        row["verdict"], row["reason"] = _verdict(row, alpha)
-    return pd.DataFrame(rows)[list(COLUMNS)]
+    _judge(rows, matched, alpha, rng)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _by_layer(events: Iterable[Event], layers: Sequence[str]) -> dict[str, Spikes]:
+    """Return the finite spikes of each layer, in the order of the layers."""
+    of: dict[str, list[Event]] = {name: [] for name in layers}
+    for each in events:
+        if each.label in of and np.isfinite(each.height):
+            of[each.label].append(each)
+    return {name: Spikes.of(each) for name, each in of.items()}
 
 
 def _runs(spikes: Iterable[Event] | Iterable[Iterable[Event]]) -> list[list[Event]]:
@@ -268,8 +268,8 @@ def _second_opinion(row: Mapping[str, Any], alike: Alike) -> dict[str, float]:
     return {"lag_alike": alike.lag, "low_alike": alike.low, "high_alike": alike.high, "agrees": agrees}
 
 
-def _correct(rows: Sequence[dict[str, Any]], matched: Sequence[_Matched], rng: np.random.Generator) -> None:
-    """Add the p-values that are corrected over the layers that have enough matched events."""
+def _judge(rows: Sequence[dict[str, Any]], matched: Sequence[_Matched], alpha: float, rng: np.random.Generator) -> None:
+    """Add the p-values that are corrected over the layers that have enough matched events, and the verdicts."""
     judged = [at for at, row in enumerate(rows) if row["matched"] >= FEWEST]
     adjusted = np.full((3, len(rows)), np.nan)
     if judged:
@@ -283,6 +283,7 @@ def _correct(rows: Sequence[dict[str, Any]], matched: Sequence[_Matched], rng: n
     for row, (by_onset, by_peak, by_rank) in zip(rows, adjusted.T.tolist(), strict=True):
         # heights that differ over layers can shift either onsets or peaks: a lead is one of both
         row["p_adjusted"], row["p_wilcoxon"] = max(by_onset, by_peak), by_rank
+        row["verdict"], row["reason"] = _verdict(row, alpha)
 
 
 def _verdict(row: Mapping[str, Any], alpha: float) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from stabilitylab import synthetic
 from stabilitylab.analysis import analyze
-from stabilitylab.episodes import aftermath, expected_followers, group, layer_magnitudes
+from stabilitylab.episodes import aftermath, expected_followers, group
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event, Finding, from_json
 from stabilitylab.leads import lags
@@ -168,19 +168,6 @@ class TestEpisodes:
         assert p == pytest.approx(1 - 0.9 * 0.9)
 
 
-def test_magnitude_of_a_layer_is_the_root_of_the_sum_of_squares(tmp_path):
-    writer = RunWriter(
-        tmp_path / "r", {"layers": {"names": ["x", "y"], "of": {"a": "x", "b": "x", "c": "y"}, "first": "x"}}
-    )
-    writer.declare("gradients.norm", ["a", "b", "c"])
-    values = np.array([[3, 4, 1], [np.nan, 4, 1], [np.inf, 4, 1], [0, 0, 0], [3e30, 4e30, 1]], dtype=np.float32)
-    writer.write("gradients.norm", np.arange(5), values)
-    writer.close("completed")
-    frame = layer_magnitudes(Run(tmp_path / "r"))
-    np.testing.assert_allclose(frame["x"], [5, np.nan, np.inf, 0, 5e30], rtol=1e-6)
-    np.testing.assert_allclose(frame["y"], [1, 1, 1, 0, 1])
-
-
 class TestAnalyze:
     def test_finds_what_was_planted(self, tmp_path):
         run = make(
@@ -245,10 +232,12 @@ class TestAnalyze:
         assert "of 2 layers" in finding(analysis, "spikes").sentence
 
     def test_a_short_run_says_that_it_is_too_short_to_diverge(self, tmp_path):
-        run = make(tmp_path / "r", steps=140, layers=2, diverge_at=60)
-        found = finding(analyze(run), "divergence")
+        found = finding(analyze(make(tmp_path / "r", steps=140, layers=2)), "divergence")
         assert found.verdict == "not judged"
         assert "cannot be judged" in found.sentence
+        found = finding(analyze(make(tmp_path / "s", steps=140, layers=2, diverge_at=60)), "divergence")
+        assert (found.verdict, found.numbers["first"]) == ("rising", 60)
+        assert "whether it will cannot be told" in found.sentence
 
     def test_votes_that_do_not_cover_the_curve_are_said(self, tmp_path):
         made = synthetic.synthesize(steps=2000, layers=2, dips=(1500,), depth=0.2)

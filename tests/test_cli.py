@@ -120,6 +120,9 @@ def test_pictures_in_every_format_and_of_several_runs(run: Path, tmp_path: Path)
     ("words", "message"),
     [
         (["analyze", "nowhere"], "nowhere is no run: it does not exist"),
+        (["analyze", "nowhere", "--mirror", "tensorbord"], "did you mean tensorboard"),
+        (["analyze", "nowhere", "--table", "missing/x.csv"], "--table was missing/x.csv: there is no folder missing"),
+        (["analyze", "nowhere", "--table", "."], "its suffix must be one of .csv, .parquet, .json"),
         (["analyze"], "there is no run in ./runs; name one, or make one with 'stabilitylab train'"),
         (["plot", "nowhere"], "nowhere is no run"),
         (["train", "--preset", "digit"], "no preset is named 'digit' (available: digits"),

@@ -229,7 +229,7 @@ def test_other_images_of_another_size_and_kind_are_fitted(run: Path, tmp_path: P
         (["{run}", "--data", "{flat}"], "has no classes, so nothing can be judged on it"),
         (["{run}", "--data", "{single}"], "class"),
         (["{run}", "--set", "model.dim=64"], "there and"),
-        (["{run}", "--set", "kk=3"], "no setting is named 'kk'"),
+        (["{run}", "--set", "kk=3"], "evaluate.kk is not known; evaluate has knn, k, temperature"),
         (["{run}", "--set", "epochs=0"], "evaluate.epochs was 0"),
         (["{weights}"], "which images a published checkpoint is judged on must be said: --data FOLDER"),
     ],

@@ -44,6 +44,13 @@ def quiet(folder):
     return analyze(Run(folder / "quiet"), draws=200)
 
 
+@pytest.fixture
+def told_before(monkeypatch, wild, quiet):
+    """The command line takes the analyses that are there."""
+    known = {"wild": wild, "quiet": quiet}
+    monkeypatch.setattr("stabilitylab.analysis.analyze", lambda run, reference: known[run.name])
+
+
 def cli(*words):
     result = CliRunner().invoke(main, ["analyze", *map(str, words), "--no-pictures", "--no-report"])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
@@ -88,7 +95,8 @@ def test_a_quiet_run_fulfils_nothing_and_tells_what_it_lacks(quiet):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("spikes", "no condition"), ("spikes=5", "no condition"), (">5", "no condition"), ("", "no condition"),
+        ("spikes", "no condition"), ("spikes=5", "the operators are >= <= == != > <; the names are length"),
+        (">5", "no condition"), ("", "no condition"),
         ("spkes>5", "did you mean spikes"), ("spikes>many", "'many' is none"), ("spikes>nan", "is none"),
         ("lead>5", "takes == or !="), ("lead==lead", "one of leads"), ("status==done", "one of completed"),
     ],
@@ -98,6 +106,7 @@ def test_what_is_no_condition_is_refused_by_name(text, message):
         parse(text)
 
 
+@pytest.mark.usefixtures("told_before")
 def test_exit_codes(folder):
     wild, quiet = folder / "wild", folder / "quiet"
     assert cli(wild, "--fail-on", "spikes>6").exit_code == 0
@@ -115,6 +124,7 @@ def test_exit_codes(folder):
     assert "spikes_per_10k" in usage.stderr
 
 
+@pytest.mark.usefixtures("told_before")
 def test_several_runs_give_one_table_that_machines_can_read(folder, tmp_path, wild, quiet):
     table = tabulate([wild, quiet])
     for suffix in ("csv", "parquet", "json"):

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from torch.utils.tensorboard import SummaryWriter
 
-from stabilitylab import Run, analyze, synthetic
+from stabilitylab import InputError, Run, analyze, synthetic
 from stabilitylab.cli import main
 from stabilitylab.importing import assembly, import_run, spool, tables
 from stabilitylab.importing.sources import find_sources
@@ -135,6 +135,34 @@ FORMS = {
     "3,acc,nan\n3,loss,-inf",
     "state.json": json.dumps({"best": None, "log_history": [{**row, "step": row["_step"]} for row in ROWS]}),
 }
+
+
+def test_objects_inside_of_rows_are_columns_with_dotted_names(tmp_path):
+    """The same as the flat twin, wherever an object stands; a histogram is one value."""
+    histogram = {"_type": "histogram", "values": [1, 2], "bins": [0, 1, 2]}
+    nested = [
+        {"trainer": {"global_step": step}, "grad": {"layer": {"1": step + 0.5, "2": None}, "mean": {}}, "h": histogram}
+        | ({"grad_norm": {"late": 7}} if step == 3 else {})
+        for step in range(4)
+    ]
+    flat = [
+        {"trainer/global_step": step, "grad.layer.1": step + 0.5, "h": histogram}
+        | ({"grad_norm.late": 7} if step == 3 else {})
+        for step in range(4)
+    ]
+    runs = []
+    for name, rows in (("nested", nested), ("flat", flat)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"loss": 1.0} | row) for row in rows))
+        import_run([tmp_path / f"{name}.jsonl"], tmp_path / name)
+        runs.append(Run(tmp_path / name))
+    assert runs[0].series == runs[1].series
+    for series in runs[0].series:
+        pd.testing.assert_frame_equal(runs[0][series], runs[1][series])
+    values = [runs[0][series] for series in runs[0].series]
+    assert any(frame.iloc[:, 0].tolist() == [0.5, 1.5, 2.5, 3.5] for frame in values)
+    (tmp_path / "twice.json").write_text('[{"step": 0, "a": {"b": 1}, "a.b": 2}]')
+    with pytest.raises(InputError, match=r"'a\.b' twice"):
+        import_run([tmp_path / "twice.json"], tmp_path / "twice")
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -264,9 +292,19 @@ def test_a_run_logged_every_50_steps_says_so_and_claims_no_lag(tmp_path):
     assert "Lags under 50 steps cannot be seen" in sampling.sentence
 
 
-def test_a_run_of_this_package_is_told_nothing_of_sampling(tmp_path):
-    synthetic.write(tmp_path / "run", steps=200, layers=2)
-    assert not [each for each in analyze(Run(tmp_path / "run")).findings if each.kind == "sampling"]
+@pytest.mark.parametrize("every", [1, 2, 20])
+def test_a_run_of_this_package_is_told_what_rows_apart_hide(tmp_path, every):
+    made = synthetic.synthesize(steps=200 * every, layers=2)
+    series = {name: frame.iloc[::every] for name, frame in made.series.items() if name == "gradients.norm"}
+    apart = synthetic.Synthetic(series, {}, made.layers, (), made.parameters)
+    synthetic.write(tmp_path / "run", apart)
+    findings = analyze(Run(tmp_path / "run"), draws=100).findings
+    assert any(f"found in {200 * every - every + 1:,} steps of 2 layers" in each.sentence for each in findings)
+    told = [each.sentence for each in findings if each.kind == "sampling"]
+    assert len(told) == (every > 1)
+    for sentence in told:
+        assert f"recorded every {every} steps. Lags under {every} steps cannot be seen" in sentence
+        assert f"begun up to {every - 1} step{'s' if every > 2 else ''} before it" in sentence
 
 
 # ---- the page

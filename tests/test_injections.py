@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 from test_training import TINY, Quiet, assert_equal, go
 
 from stabilitylab import InputError, Run, analyze
@@ -59,15 +60,17 @@ def test_each_kind_is_found_where_it_was_planted_and_each_layer_reported(tmp_pat
     inject = [
         {"kind": "gradient", "layer": "blocks.1", "factor": 30, **times},
         {"kind": "momentum_encoder", "step": 190, "steps": 15},
+        {"kind": "batch", "images": "contrast", "step": 220},
+        {"kind": "batch", "images": "repeated", "step": 240},
         {"kind": "batch", "images": "noise", "step": 260},
         {"kind": "learning_rate", "factor": 10, "step": 280, "steps": 3},
         {"kind": "projection", "dimensions": [1, 5, 6], "step": 300},
     ]
     run = go(tmp_path / "r", inject=inject, **LONG)[1]
-    gradient, frozen, batch, rate, killed = planted(run)
+    gradient, frozen, contrast, repeated, noise, rate, killed = planted(run)
     assert [each["kind"] for each in run.planted] == [each["kind"] for each in inject]
     assert run.planted[0]["spans"] == [[step, step] for step in (80, 100, 120)]
-    assert run.planted[4]["spans"] == [[300, 329]]
+    assert run.planted[6]["spans"] == [[300, 329]]
 
     assert gradient.verdict == "all found"
     assert [each["at"] for each in gradient.numbers["times"]] == [80, 100, 120]
@@ -77,11 +80,17 @@ def test_each_kind_is_found_where_it_was_planted_and_each_layer_reported(tmp_pat
     assert {each["label"] for each in gradient.numbers["responses"] if each["series"] == "gradients.norm"} == {
         *run.layers.names
     }
-    for finding, first in ((frozen, 190), (batch, 260), (rate, 280), (killed, 300)):
+    batches = ((contrast, 220), (repeated, 240), (noise, 260))
+    for finding, first, late in ((frozen, 190, 0), *((*each, 1) for each in batches), (rate, 280, 2), (killed, 300, 8)):
         assert finding.verdict == "all found", finding.sentence
         (time,) = finding.numbers["times"]
         assert time["start"] == first
-        assert first <= time["at"] <= first + 15, finding.sentence
+        assert first <= time["at"] <= first + late, finding.sentence
+        rows = [each for each in finding.numbers["responses"] if each["series"] == "gradients.norm"]
+        assert [each["label"] for each in rows] == list(run.layers.names)  # measured, if not told from chance
+    changes = {each["label"]: each["change"] for each in rate.numbers["responses"] if each["series"] == "updates.ratio"}
+    assert np.median(list(changes.values())) == pytest.approx(10, rel=0.5)
+    assert "a momentum of 1" in frozen.sentence
     assert "3 directions without variance" in killed.sentence
 
 
@@ -217,37 +226,41 @@ def test_when_it_is_there_and_when_it_says_so_are_the_same(seed: int) -> None:
     assert str(spans[0][0]) in occasions(spans)
 
 
-def test_a_response_is_measured_against_the_noise_of_the_series_itself() -> None:
+@pytest.mark.parametrize("tails", [np.inf, 2])
+def test_a_response_holds_its_level_in_correlated_noise_of_any_tails(tails: float) -> None:
     rng = np.random.default_rng(0)
-    single, means = [], []
+    found = {1: [], 4: []}  # type: dict[int, list[float]]
     for _ in range(200):
-        noise = np.zeros(400)
-        for at, shock in enumerate(rng.standard_normal(400)):
-            noise[at] = 0.5 * noise[at - 1] + shock
-        starts = [int(rng.integers(30 + 85 * at, 80 + 85 * at)) for at in range(4)]
-        busy = np.zeros(400, dtype=bool)
-        for start in starts:
-            busy[start : start + 11] = True
-        found = respond(noise, starts, 11, busy, rng, draws=500)
-        single.append(found.p[0])
-        means.append(found.p_all)
-    # nothing was planted: the nominal level holds (200 trials: 0.05 and three standard errors)
-    assert np.mean(np.array(single) <= 0.05) <= 0.10
-    assert np.mean(np.array(means) <= 0.05) <= 0.10
-    assert np.median(means) > 0.4
+        shocks = rng.standard_normal(900) if tails == np.inf else rng.standard_t(tails, 900)
+        noise = lfilter([1], [1, -0.5], shocks)
+        for number, p in found.items():
+            starts = [int(rng.integers(30 + 85 * at, 80 + 85 * at)) for at in range(number)]
+            busy = np.zeros(900, dtype=bool)
+            for start in starts:
+                busy[start : start + 11] = True
+            p.append(respond(noise, starts, 11, busy).p_all)
+    # nothing was planted: the nominal level holds (200 trials: 0.05 and two standard errors)
+    assert all(np.mean(np.array(p) <= 0.05) <= 0.08 for p in found.values())
+    assert all(np.mean(np.array(p) <= 0.25) > 0.15 for p in found.values())
 
+
+def test_a_response_is_that_of_its_window_in_any_unit() -> None:
+    noise = np.random.default_rng(0).standard_normal(900)
     noise[202] += 12
-    busy[:] = False
+    busy = np.zeros(900, dtype=bool)
     busy[200:211] = True
-    found = respond(noise, [200], 11, busy, rng)
-    scaled = respond(1000 * noise + 7, [200], 11, busy, rng)
+    found = respond(noise, [200], 11, busy)
+    scaled = respond(1000 * noise + 7, [200], 11, busy)
     assert (found.delay[0], found.p[0]) == (2, found.p_smallest)
+    assert found.p_smallest == 2 / 80  # 18 windows of 11 fit before it, the first without a level, and 62 after it
     assert scaled.deviation[0] == pytest.approx(1000 * found.deviation[0])
     assert (scaled.delay[0], scaled.p[0]) == (2, found.p[0])
     noise[202] = np.inf
-    assert respond(noise, [200], 11, busy, rng).deviation[0] == np.inf
+    assert respond(noise, [200], 11, busy).deviation[0] == np.inf
     busy[10:15] = True
-    assert np.isnan(respond(noise[:25], [10], 5, busy[:25], rng).p_all)  # too short: nothing is said
+    short = respond(noise[:25], [10], 5, busy[:25])
+    assert np.isnan(short.p_all)  # too short: measured, and nothing is said of chance
+    assert np.isfinite(short.deviation[0])
 
 
 def test_what_was_not_there_is_not_found_and_what_makes_no_sense_is_left_out(tmp_path: Path) -> None:

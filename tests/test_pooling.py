@@ -70,7 +70,8 @@ def test_quiet_runs_have_nothing_to_pool(analyses):
     assert set(pooled.lags["verdict"]) == {"too few events"}
 
 
-def test_on_the_command_line(folders):
+def test_on_the_command_line(folders, analyses, monkeypatch):
+    monkeypatch.setattr("stabilitylab.analysis.analyze", lambda run, reference: analyses[run.name])
     words = ["analyze", *(str(folders / f"seed{seed}") for seed in range(3)), "--pool", "--no-pictures", "--no-report"]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 0, told.output

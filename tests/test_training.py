@@ -263,7 +263,7 @@ def test_a_damaged_checkpoint_is_named_before_anything_is_removed(tmp_path: Path
     run = Run(tmp_path / "r")
     assert len(run["gradients.norm"]) == 24
     assert [each["status"] for each in run.header["attempts"]] == ["completed"]
-    with pytest.raises(InputError, match="has no checkpoint to resume from"):
+    with pytest.raises(InputError, match="holds no checkpoint"):
         checkpoints.latest(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from stabilitylab.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SUFFIXES", "print_table", "refuse_other_suffixes", "write_table"]
+__all__ = ["SUFFIXES", "print_table", "refuse_unwritable", "write_table"]
 
 SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -24,12 +25,20 @@ SHOWN = {
 """Column to its heading."""
 
 
-def refuse_other_suffixes(path: Path | None) -> None:
-    """Raise `InputError` if a table cannot be written to a file of this name."""
-    if path is not None and path.suffix.lower() not in SUFFIXES:
+def refuse_unwritable(path: Path | None) -> None:
+    """Raise `InputError` if a table cannot be written to a file of this name, before any work is done for it."""
+    if path is None:
+        return
+    if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path.name} is no table that can be written: its suffix must be one of {', '.join(SUFFIXES)}"
         )
+    if path.is_dir():
+        raise InputError(f"--table was {path}, a folder; expected a file")
+    if not path.parent.is_dir():
+        raise InputError(f"--table was {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--table was {path}: the folder {path.parent} cannot be written to")
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ import click
 from stabilitylab.cli._conditions import conditions_of, report_conditions
 from stabilitylab.cli._options import analyses_of, draw, plainly
 from stabilitylab.cli._pooled import tell_pooled
-from stabilitylab.cli._table import print_table, refuse_other_suffixes, write_table
+from stabilitylab.cli._table import print_table, refuse_unwritable, write_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from stabilitylab.analysis import Analysis
     from stabilitylab.findings import Event
+    from stabilitylab.pooling import Pooled
 
 __all__ = ["analyze"]
 
@@ -56,15 +60,14 @@ def analyze(
     Exit codes: 0 done; 1 an error, also a value that --fail-on asks for and a run does not tell; 2 wrong usage;
     3 a condition of --fail-on holds.
     """
-    import json
-
-    from stabilitylab.findings import to_json
+    from stabilitylab import plugins
     from stabilitylab.measures import tabulate
     from stabilitylab.pooling import pool
-    from stabilitylab.report import write as write_report
 
-    refuse_other_suffixes(table_file)
     conditions = conditions_of(fail_on)
+    refuse_unwritable(table_file)
+    if mirror is not None:
+        plugins.load("mirrors", mirror)  # fails now if there is none of that name, not after the analysis
     analyses = analyses_of(runs, skip_damaged, references)
     together = pool(analyses) if pooled else None
     several = len(analyses) > 1
@@ -74,30 +77,45 @@ def analyze(
     if table is not None and several and not as_json:
         print_table(table)
     for analysis in analyses:
-        analysis.save()
         if not as_json:
             tell_shortly(analysis) if several else tell(analysis)
-        drawn = {} if no_pictures else draw([analysis], None, "png", None, quiet=as_json or several)
-        if not no_report:
-            path = write_report(analysis, pictures=drawn)
-            if not as_json:
-                click.echo(f"wrote {path}")
+        report = _write(analysis, not no_pictures, not no_report, quiet=as_json or several)
+        if report is not None and not as_json:
+            click.echo(f"wrote {report}")
         if mirror is not None:
             analysis.show(mirror)
     if table is not None and as_json:
-        rows = zip(analyses, table.to_dict("records"), strict=True)
-        listed: list[dict[str, Any]] = [
-            {"run": str(each.run.path), "measures": row, "findings": each.findings} for each, row in rows
-        ]
-        if together is not None:
-            rows_of_lags = together.lags.to_dict("records")
-            listed.append({"pooled": together.runs, "lags": rows_of_lags, "findings": together.findings})
-        click.echo(json.dumps(to_json(listed), indent=1, allow_nan=False))
+        click.echo(_in_json(analyses, table, together))
     elif together is not None:
         tell_pooled(together)
     code = report_conditions(analyses, conditions, allow_missing)
     if code:
         raise SystemExit(code)
+
+
+def _write(analysis: Analysis, pictures: bool, report: bool, quiet: bool) -> Path | None:
+    """Write what was found, pictures and a page into the folder of the run; return the page."""
+    from stabilitylab.report import write as write_report
+
+    analysis.save()
+    drawn = draw([analysis], None, "png", None, quiet=quiet) if pictures else {}
+    return write_report(analysis, pictures=drawn) if report else None
+
+
+def _in_json(analyses: Sequence[Analysis], table: pd.DataFrame, together: Pooled | None) -> str:
+    """Return measures and findings of each run, and what they say together."""
+    import json
+
+    from stabilitylab.findings import to_json
+
+    rows = zip(analyses, table.to_dict("records"), strict=True)
+    listed: list[dict[str, Any]] = [
+        {"run": str(each.run.path), "measures": row, "findings": each.findings} for each, row in rows
+    ]
+    if together is not None:
+        lags = together.lags.to_dict("records")
+        listed.append({"pooled": together.runs, "lags": lags, "findings": together.findings})
+    return json.dumps(to_json(listed), indent=1, allow_nan=False)
 
 
 def tell_shortly(analysis: Analysis) -> None:

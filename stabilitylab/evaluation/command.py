@@ -42,7 +42,7 @@ def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bo
     """
     trained = find(path)
     words = parse_settings(settings)
-    own = {name: words.pop(name) for name in list(words) if name in Judging.model_fields}
+    own = {name: words.pop(name) for name in list(words) if "." not in name}  # the others are of the configuration
     judging = validated(Judging, own, "evaluate")
     config = _config(trained.run, data, words)
     say = (lambda _: None) if as_json else (lambda text: click.echo(text, err=True))

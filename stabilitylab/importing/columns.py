@@ -61,7 +61,8 @@ class Columns:
             if chosen not in names:
                 raise InputError(f"{self._where} has no column {chosen!r} of steps; it has {shown}")
             return chosen
-        found = next((lower[name] for name in STEPS if name in lower), None)
+        nested = {name.replace(".", "/"): each for name, each in lower.items()}
+        found = next((nested[name] for name in STEPS if name in nested), None)
         if found is None:
             raise InputError(f"{self._where} has no column of steps; name it with --step, of {shown}")
         if found.lower() == "epoch":

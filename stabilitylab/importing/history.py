@@ -1,4 +1,4 @@
-"""Histories in JSON: one object a row, in lines or in a list, or one object of columns."""
+"""Histories in JSON: one object a row, in lines or in a list, or one object of columns; objects may be nested."""
 
 from __future__ import annotations
 
@@ -63,6 +63,25 @@ def _text(value: Any) -> str | None:
 
 
 def _rows(source: Source, facts: Facts) -> Iterator[dict[str, Any]]:
+    return (_flat(row, source) for row in _nested_rows(source, facts))
+
+
+def _flat(row: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Return a row with objects inside of it taken apart, under dotted names; a histogram is one value."""
+    flat: dict[str, Any] = {}
+    waiting = list(reversed(row.items()))
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict) and value and "_type" not in value and not {"bins", "packedBins"} & value.keys():
+            waiting += [(f"{name}.{inner}", each) for inner, each in reversed(value.items())]
+        elif name in flat:
+            raise InputError(f"{source.path}: a row has {name!r} twice, once as an object inside of another")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _nested_rows(source: Source, facts: Facts) -> Iterator[dict[str, Any]]:
     for value in _objects(source, facts):
         if not isinstance(value, dict):
             raise InputError(f"{source.path}: a row is {str(value)[:40]!r}; expected objects, name to value")

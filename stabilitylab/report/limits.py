@@ -9,8 +9,9 @@ __all__ = ["LIMITS", "limit"]
 LIMITS = MappingProxyType(
     {
         "recording": "Only the first steps are compared with gradients computed the slow way.",
-        "sampling": "What a logger left out, averaged or clipped leaves no trace in its log.",
-        "divergence": "A jump close to the end of the record is not told from a bump that would return.",
+        "sampling": "What was left out, averaged or clipped before it was recorded leaves no trace.",
+        "divergence": "A rise in the last steps is told as one that may come back, in the last ten not at all; what "
+        "swings around its level, or loses a part of what it had learned slowly, is no divergence.",
         "spikes": "A spike lower than the least visible ratio of its layer is missed; a rise that stays is a shift of "
         "the level, no spike; of the first steps too little past is known.",
         "where spikes begin": "Onsets are whole steps: a tie says only that the order lies within one step.",
@@ -21,9 +22,11 @@ LIMITS = MappingProxyType(
         "tell, is missed. The kNN accuracy stands for the representation, not for a later task.",
         "after spikes": "An average over spikes: single ones may differ; what else changed there is not known.",
         "collapse": "Directions beyond the number of samples cannot be measured; a final LayerNorm always leaves one "
-        "direction without variance.",
+        "direction without variance. Directions below a thousandth of the largest count as dead, also where a few "
+        "directions outweigh all others.",
         "drift": "A slow fall is compared with the curve's own past or with the reference runs given: another length "
-        "or schedule alone can differ.",
+        "or schedule alone can differ. A curve that wanders for as long as it falls cannot be told from one that "
+        "falls; against its own past a curve needs 32 measurements.",
         "couplings": "Two series that follow each other may share a cause; lags below the spacing of a series are not "
         "seen.",
         "planted": "What was planted is known from the run's header, which whoever wrote the run has filled in.",

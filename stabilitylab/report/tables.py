@@ -98,39 +98,33 @@ def size(event: Event) -> str:
 
 def lag_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     """Return layer, lag with its interval, matched events, ties, p and verdict of each later layer."""
-    rows: list[tuple[str, ...]] = []
-    for row in analysis.lags.to_dict("records"):
-        lag, low, high, p = (_float(row.get(name)) for name in ("lag", "low", "high", "p_adjusted"))
-        interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
-        rows.append((
-            str(row.get("layer")),
-            f"{signed(lag)}{interval}" if math.isfinite(lag) else "",
-            f"{row.get('matched')}",
-            f"{row.get('ties')}",
-            _probability(p),
-            str(row.get("verdict")),
-            str(row.get("reason", "")),
-        ))  # fmt: skip
-    return rows
+    return [
+        (str(row["layer"]), _between(row, "lag"), f"{row['matched']}", f"{row['ties']}", *_claim(row))
+        for row in analysis.lags.to_dict("records")
+    ]
 
 
 def coupling_rows(analysis: Analysis) -> list[tuple[str, ...]]:
     """Return warning and target, lead with its interval, precision and recall beside chance, p and verdict."""
-    rows: list[tuple[str, ...]] = []
-    for row in analysis.couplings.to_dict("records"):
-        lead, low, high, p = (_float(row.get(name)) for name in ("lead", "low", "high", "p_adjusted"))
-        interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
-        rows.append((
-            f"{row.get('warning')} before {row.get('target')}",
-            f"{row.get('warnings')}, {row.get('targets')}",
-            f"{signed(lead)}{interval}" if math.isfinite(lead) else "",
-            _beside_chance(row, "precision"),
-            _beside_chance(row, "recall"),
-            _probability(p),
-            str(row.get("verdict")),
-            str(row.get("reason", "")),
-        ))  # fmt: skip
-    return rows
+    return [
+        (
+            f"{row['warning']} before {row['target']}", f"{row['warnings']}, {row['targets']}", _between(row, "lead"),
+            _beside_chance(row, "precision"), _beside_chance(row, "recall"), *_claim(row),
+        )
+        for row in analysis.couplings.to_dict("records")
+    ]  # fmt: skip
+
+
+def _between(row: Mapping[Any, Any], name: str) -> str:
+    """Return steps and their interval, where they are known."""
+    value, low, high = (_float(row[each]) for each in (name, "low", "high"))
+    interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{signed(value)}{interval}" if math.isfinite(value) else ""
+
+
+def _claim(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    """Return the corrected p, the verdict and its reason."""
+    return _probability(_float(row["p_adjusted"])), str(row["verdict"]), str(row["reason"])
 
 
 def _beside_chance(row: Mapping[Any, Any], name: str) -> str:

@@ -87,6 +87,8 @@ def divergence(finding: Finding) -> str:
     since = f" at step {first:,.0f}" if math.isfinite(first) else ""
     if broken > 0:
         return f"the loss was not finite at {count(int(broken), 'step')}, first{since}"
+    if finding.verdict == "rising":
+        return f"the loss left its level{since} and had not come back at the end"
     return f"the loss left its level for good{since}"
 
 

@@ -70,7 +70,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             },
         ),
         "sampling": Kind(
-            "How often somebody else's log was written, and what that cannot show; told of imported runs.",
+            "What rows apart cannot show; told of gradients that were not recorded at every step and of imported runs.",
             {
                 "none": "the gradients of every step are there",
                 "not judged": "what lies between the rows cannot be seen",
@@ -87,13 +87,17 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "Whether the loss stayed finite and at its level.",
             {
                 "diverged": "not finite at a step, or away from its level for good",
+                "rising": "away from its level where the record ends, so late that it may still come back",
                 "none": "neither",
                 "not judged": NOT_JUDGED,
             },
             {
                 "not_finite": "steps whose loss was not finite",
                 "samples": "recorded losses",
-                "first": "first such step",
+                "first": "first such step, or that at which it left its level",
+                "false_alarms_expected": "divergences and rises that noise alone would make in this run",
+                "planted_found": "jump planted into this run for good, in standard deviations of its noise, to the "
+                "part that was found",
             },
             ("training.loss",),
         ),
@@ -215,8 +219,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "drifts": "events of that kind",
                 "fall": "largest fall between two levels, as a part of 1",
                 "p": "its p, if the accuracy only rose and wandered",
-                "false_alarm_chance": "chance of a false alarm in one curve",
-                "reach": "fall that would usually be found, as a part of 1",
+                "false_alarm_chance": "chance of a false alarm in a curve that wanders slowly; else it is smaller",
+                "reach": "fall that would usually be found, as a part of 1; left out where any could be missed",
                 "references": "reference runs compared with",
                 "compared_at": "last step that all share",
                 "difference": "level there less the mean of theirs, as a part of 1",
@@ -276,7 +280,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "rank_last": "effective rank at last",
                 "false_alarms_expected": "collapses that chance alone would make in this run",
                 "planted_found": "part of the directions made dead in this run to the part of such that was found",
-                "dead": "dead directions",
+                "dead": "dead directions, at most",
+                "dead_last": "dead directions at the last step of it; where it is dimensional",
                 "since": "first step",
                 "until": "last step",
             },

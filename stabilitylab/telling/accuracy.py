@@ -47,8 +47,7 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
         "in_other_columns": others, "judged": compared.judged, "paired": compared.paired,
     }  # fmt: skip
     trials = evidence.trials.get("knn.accuracy")
-    if trials is not None:
-        numbers |= {"false_alarms_expected": trials.expected, "planted_found": dict(trials.found)}
+    numbers |= evidence.tried("knn.accuracy")
     parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
     if measured < 14:
         sentence = f"{count(measured, 'measurement')} of the kNN accuracy: too few to tell a dip from its fluctuation."
@@ -84,8 +83,7 @@ def _reach(trials: Trials | None) -> str:
     depth = count(round(100 * (min(seen) if seen else max(trials.found))), "point")
     some = f"one of {depth}" if seen else f"even one of {depth}"
     how = "would usually have been found" if seen else "might have been missed"
-    alarms = "fewer than 0.1" if trials.expected < 0.1 else f"{trials.expected:.1f}"
-    return f"; {some} over {LENGTH} measurements {how}, and {alarms} would be expected of noise alone"
+    return f"; {some} over {LENGTH} measurements {how}, and {trials.to_expect} would be expected of noise alone"
 
 
 def tell_aftermath(evidence: Evidence) -> list[Finding]:

@@ -8,16 +8,17 @@ import numpy as np
 
 from stabilitylab.detectors.drift import FEWEST_MEASUREMENTS, Compared, Own
 from stabilitylab.findings import Finding
-from stabilitylab.phrasing import count
+from stabilitylab.phrasing import count, p_value
 from stabilitylab.stats.reference import FEWEST
 from stabilitylab.telling.evidence import Evidence
 
 __all__ = ["tell_drift"]
 
 METHOD = (
-    "largest fall between two means over an eighth of the record, without dips and steps, against simulated curves "
-    "that only rise and wander as much, and against the sampling of images; at equal steps against the references by "
-    "a prediction interval of Student's t"
+    "largest fall between two means over an eighth of the record (a quarter, if it is short), without dips and steps, "
+    "against simulated curves that only rise and wander as this one does, with every memory that its likelihood "
+    "allows, and against the sampling of images; at equal steps against the references by a prediction interval of "
+    "Student's t"
 )
 
 
@@ -35,7 +36,8 @@ def tell_drift(evidence: Evidence) -> list[Finding]:
     own = [each for each in events if past is not None and each.start == past.since and each.height == past.fall]
     behind = [each for each in events if each not in own]
     if past is not None:
-        numbers |= {"fall": past.fall, "p": past.p, "false_alarm_chance": parameters.get("alpha"), "reach": past.reach}
+        numbers |= {"fall": past.fall, "p": past.p, "false_alarm_chance": parameters.get("alpha")}
+        numbers |= {"reach": past.reach} if np.isfinite(past.reach) else {}
         said.append(_own(past, bool(own)))
     comparable = beside is not None and np.isfinite(beside.difference)
     if beside is not None and not comparable:
@@ -65,7 +67,11 @@ def _own(past: Own, found: bool) -> str:
     reach = f"one of {100 * past.reach:.1f} points would usually have been found"
     if not np.isfinite(past.reach):
         reach = "it wanders so much that any could have been missed"
-    return f"No slow fall of the kNN accuracy beyond its wandering: {reach}."
+    said = f"No slow fall of the kNN accuracy beyond its wandering: {reach}."
+    if past.p > 0.5:
+        return said
+    largest = f" Its largest, {100 * past.fall:.1f} points up to step {past.until:,}, cannot be told from wandering"
+    return f"{said}{largest} (p = {p_value(past.p)})."
 
 
 def _beside(beside: Compared, since: int | None) -> str:

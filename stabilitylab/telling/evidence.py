@@ -46,6 +46,11 @@ class Evidence:
     calibration: Calibration | None = None
     """What the spike detector does with the resampled noise of the gradients; None where that cannot be said."""
 
+    def tried(self, series: str) -> dict[str, Any]:
+        """Return what is told of the trials of a series in numbers; nothing where there were none."""
+        trials = self.trials.get(series)
+        return {"false_alarms_expected": trials.expected, "planted_found": dict(trials.found)} if trials else {}
+
     def of(self, *kinds: str, series: str | None = None) -> list[Event]:
         """Return the events of some kinds, of one series or of all."""
         return [each for each in self.events if each.kind in kinds and series in (None, each.series)]

@@ -12,6 +12,7 @@ from stabilitylab.calibration import Calibration
 from stabilitylab.detectors.spike import Resolution
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined, ratio, span
+from stabilitylab.sampling import spacing
 from stabilitylab.telling.evidence import Evidence
 
 __all__ = ["tell_spikes"]
@@ -65,7 +66,7 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
             f"{count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
             f"the largest: {top.label} at step {top.peak:,}, {size}."
         )
-    sentence += _trust(calibration, samples)
+    sentence += _trust(calibration, samples, "step" if spacing(frame.index.to_numpy()) == 1 else "row")
     if shifts:
         sentence += f" The level of {joined([each.label for each in shifts])} rose for good, "
         sentence += f"first at step {shifts[0].start:,}; this is not counted as a spike."
@@ -74,16 +75,16 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
     return [Finding("spikes", sentence, verdict, numbers, SPIKE_METHOD, parameters, events_of)]
 
 
-def _trust(calibration: Calibration | None, samples: int) -> str:
+def _trust(calibration: Calibration | None, samples: int, unit: str) -> str:
     """Say how often the noise of this run alone is taken for a spike, and how often a spike is found in it."""
     if calibration is None:
-        return " How many would be seen by chance cannot be said: too few quiet steps."
+        return f" How many would be seen by chance cannot be said: too few quiet {unit}s."
     rate = calibration.false_alarms
     found = joined([f"{100 * each.value:.0f} % of {ratio(height)}" for height, each in calibration.power.items()])
     return (
-        f" Noise like this run's alone gives {rate.value:.2g} [{rate.low:.2g}, {rate.high:.2g}] spikes in 10,000 steps "
-        f"of a layer, at most about {rate.value * samples / 1e4:.2g} in this record, each in a single layer; of spikes "
-        f"of one step planted in it {found} are found."
+        f" Noise like this run's alone gives {rate.value:.2g} [{rate.low:.2g}, {rate.high:.2g}] spikes in 10,000 "
+        f"{unit}s of a layer, at most about {rate.value * samples / 1e4:.2g} in this record, each in a single layer; "
+        f"of spikes of one {unit} planted in it {found} are found."
     )
 
 

@@ -17,8 +17,10 @@ __all__ = ["tell_planted"]
 
 METHOD = (
     "found: a detector that knows nothing of it has an event there (gradient: a spike in that layer), or its trace "
-    "leaves its level farther than windows of the same length elsewhere in the run do; responses: the same for every "
-    "layer and series, the mean over all times against means of the quiet windows nearest, corrected over columns"
+    "leaves its level, as long as it lasts, farther than windows of the same length elsewhere in the run do; a frozen "
+    "momentum encoder: by a momentum of 1; killed dimensions: by directions without variance; responses: for every "
+    "layer and series, all times against the quiet windows nearest by the rank sum of Mann and Whitney, corrected over "
+    "columns"
 )
 
 

@@ -21,12 +21,16 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
     frame = evidence.frames.get("training.loss")
     if frame is None or frame.empty:
         return []
-    events = evidence.of("divergence")
-    method = "loss not finite, or a jump over its robust past level that does not return before the record ends"
+    events = evidence.of("divergence", "rise", series="training.loss")
+    method = (
+        "loss not finite; a jump over its robust past level that does not return before the record ends; a fall "
+        "that is lost again, or an ever faster rise, beyond its wandering"
+    )
     parameters = evidence.parameters.get("divergence", {})
     finite = np.isfinite(frame.to_numpy(dtype=float)).all(axis=1)
     broken = frame.index[~finite]
-    gone = [each for each in events if np.isfinite(each.height)]
+    gone = [each for each in events if np.isfinite(each.height) and each.kind == "divergence"]
+    rising = [each for each in events if each.kind == "rise"]
     patience = int(parameters.get("patience", 0))
     needed = patience + divergence.LEARNED
     parts = [f"The loss stayed finite in {span(frame)}."]
@@ -34,15 +38,37 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
         parts = [f"The loss was not finite at {count(len(broken), 'step')}, first at step {broken[0]:,}."]
     if gone:
         parts.append(f"It left its level at step {gone[0].start:,} and did not come back.")
+    elif rising:
+        left, last = rising[0], int(frame.index[-1])
+        parts.append(
+            f"It left its level at step {left.start:,}, by {left.height:.3g}, and had not come back at step {last:,}: "
+            f"whether it will cannot be told from fewer than {patience:,} losses."
+        )
     elif finite.sum() < needed:
         parts.append(f"Whether it left its level for good cannot be judged with fewer than {needed:,} finite losses.")
     else:
-        parts.append(f"It did not leave its level for good, as far as can be told of the last {patience:,}.")
-    numbers = {"not_finite": len(broken), "samples": len(frame)}
-    if len(broken) or gone:
-        numbers["first"] = min([int(each) for each in broken[:1]] + [each.start for each in gone])
-    verdict = "diverged" if events or len(broken) else ("not judged" if finite.sum() < needed else "none")
+        parts.append(
+            f"It did not leave its level for good, as far as can be told of the last {divergence.OPEN}"
+            f"{_jumps(evidence.trials.get('training.loss'))}."
+        )
+    numbers: dict[str, Any] = {"not_finite": len(broken), "samples": len(frame)}
+    if len(broken) or gone or rising:
+        numbers["first"] = min([int(each) for each in broken[:1]] + [each.start for each in (*gone, *rising)])
+    numbers |= evidence.tried("training.loss")
+    verdict = "diverged" if gone or len(broken) else "rising" if rising else "none"
+    if verdict == "none" and finite.sum() < needed:
+        verdict = "not judged"
     return [Finding("divergence", " ".join(parts), verdict, numbers, method, parameters, tuple(events))]
+
+
+def _jumps(trials: Trials | None) -> str:
+    """Say which planted jumps would have been found, and how many noise makes."""
+    if trials is None:
+        return ""
+    seen = [times for times, found in trials.found.items() if found >= 0.8]
+    size = f"{min(seen) if seen else max(trials.found):.0f} times its noise"
+    how = f"a jump of {size} would usually have been found" if seen else f"even a jump of {size} might have been missed"
+    return f"; {how}, and {trials.to_expect} would be expected of noise alone"
 
 
 def tell_collapse(evidence: Evidence) -> list[Finding]:
@@ -63,31 +89,35 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
         numbers: dict[str, Any] = {"tap": tap, "dimensions": dimensions, "samples": samples, "measurable": measurable}
         limits = evidence.parameters.get("collapse", {})
         method = (
-            "eigenvalues of the centred covariance: dead below a part of the largest and of a power law through the "
-            "larger ones, less what sampling leaves; complete where the total variance vanishes"
+            "eigenvalues of the centered covariance: dead below a part of the largest and of both a power and an "
+            "exponential law through the larger ones, less what sampling leaves; complete where the total variance "
+            "vanishes"
         )
         if "spectrum.rank" in evidence.run and tap in evidence.run.about("spectrum.rank")["labels"]:
             rank = evidence.run.read("spectrum.rank", [tap])[tap].dropna()
             if len(rank):
                 numbers |= {"rank_first": float(rank.iloc[0]), "rank_last": float(rank.iloc[-1])}
-        trials = evidence.trials.get(name)
-        if trials is not None:
-            numbers |= {"false_alarms_expected": trials.expected, "planted_found": dict(trials.found)}
+        numbers |= evidence.tried(name)
         of = count(measurable, "direction") + (f" ({samples} samples, {dimensions} dimensions)" if samples else "")
         if not events and whole < limits.get("persistence", 3):
             sentence = f"Too few spectra of the {place} that are finite ({whole}) to speak of collapse."
             verdict = "not judged"
         elif not events:
             sentence = f"No collapse of the {place} in {count(whole, 'spectrum', 'spectra')} of {of}"
-            sentence += f"{_reach(trials)}."
+            sentence += f"{_reach(evidence.trials.get(name))}."
             verdict = "none"
         else:
             verdict = "complete" if any(each.label == "0" for each in events) else "dimensional"
             worst = min(events, key=lambda each: int(each.label))
             until = "to the end" if worst.stop == int(frame.index[-1]) else f"to step {worst.stop:,}"
             what = "All embeddings become equal" if verdict == "complete" else f"{int(worst.height)} of {of} are dead"
-            sentence = f"{what} in the {place}, from step {worst.start:,} {until}."
+            sentence = f"{what} in the {place}, from step {worst.start:,} {until}"
             numbers |= {"dead": int(worst.height), "since": worst.start, "until": worst.stop}
+            if verdict == "dimensional":
+                dead = collapse.Detector(collapse.Parameters(**limits)).count(frame, about).set_index("step")["dead"]
+                numbers["dead_last"] = int(dead.loc[worst.stop])
+                sentence += f", at most; {numbers['dead_last']} at last" if numbers["dead_last"] < worst.height else ""
+            sentence += "."
         if "rank_last" in numbers:
             sentence += f" Effective rank {numbers['rank_first']:.3g} at first, {numbers['rank_last']:.3g} at last."
         findings.append(Finding("collapse", sentence, verdict, numbers, method, limits, tuple(events)))
@@ -97,7 +127,10 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
 def _reach(trials: Trials | None) -> str:
     """Say what would have been found of planted collapses."""
     seen = [share for share, found in trials.found.items() if found >= 0.8] if trials is not None else []
-    return f"; {100 * min(seen):.0f} % of them dead would have been found" if seen else ""
+    if trials is None:
+        return ""
+    expected = f"{trials.to_expect} would be expected of these spectra alone"
+    return f"; {100 * min(seen):.0f} % of them dead would have been found, and {expected}" if seen else f"; {expected}"
 
 
 def tell_recording(evidence: Evidence) -> list[Finding]:
@@ -122,7 +155,7 @@ def tell_recording(evidence: Evidence) -> list[Finding]:
 
 def tell_others(evidence: Evidence) -> list[Finding]:
     """Say what detectors found that this module does not know."""
-    known = {"spike", "shift", "divergence", "dip", "step", "drop", "drift", "collapse"}
+    known = {"spike", "shift", "divergence", "rise", "dip", "step", "drop", "drift", "collapse"}
     findings = []
     for kind in sorted({each.kind for each in evidence.events} - known):
         events = tuple(evidence.of(kind))

@@ -11,6 +11,7 @@ import pandas as pd
 from stabilitylab.episodes import layer_magnitudes
 from stabilitylab.findings import Event
 from stabilitylab.phrasing import count, ratio
+from stabilitylab.sampling import spacing as spacing_of
 from stabilitylab.stats.response import LEAST, Response, respond
 from stabilitylab.telling.evidence import Evidence
 
@@ -29,6 +30,9 @@ TRACES = {
     "gradient": "gradients.norm",
 }
 """Where the effect of a kind must be seen, if anywhere."""
+
+DIRECT = ("learning_rate",)
+"""Kinds whose trace is nearer to what was done than a spike of the gradients, which may follow it."""
 
 WITHIN_LAYERS = ("gradients.norm", "updates.ratio", "teacher.distance")
 
@@ -80,26 +84,18 @@ def frames_of(evidence: Evidence) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _spacing(frame: pd.DataFrame) -> int:
-    return max(1, int(np.median(np.diff(frame.index.to_numpy()))))
-
-
 def _responses(
-    evidence: Evidence, frame: pd.DataFrame, spans: Sequence[Sequence[int]], busy: Sequence[Sequence[int]]
+    frame: pd.DataFrame, spans: Sequence[Sequence[int]], busy: Sequence[Sequence[int]], near: int, behind: bool = True
 ) -> dict[str, Response]:
-    steps, spacing, near = frame.index.to_numpy(), _spacing(frame), evidence.parameters["near"]
+    """Return how each column responds from the start of each time to its end, and so many steps behind if asked."""
+    steps, spacing = frame.index.to_numpy(), spacing_of(frame.index.to_numpy())
     reach = max(near, 2 * spacing)
     starts = [int(np.searchsorted(steps, first)) for first, _ in spans]
-    length = max(reach, *(min(last - first, LONGEST) for first, last in spans)) // spacing + 1
+    length = max(behind * reach, *(min(last - first, LONGEST) for first, last in spans)) // spacing + 1
     taken = np.zeros(len(steps), dtype=bool)
     for first, last in busy:
         taken[np.searchsorted(steps, first) : np.searchsorted(steps, last + reach, "right")] = True
-    rng = np.random.default_rng(evidence.parameters["seed"])
-    draws = evidence.parameters["draws"]
-    return {
-        str(label): respond(frame[label].to_numpy(dtype=float), starts, length, taken, rng, draws=draws)
-        for label in frame
-    }
+    return {str(label): respond(frame[label].to_numpy(dtype=float), starts, length, taken) for label in frame}
 
 
 def responses_of(
@@ -120,7 +116,7 @@ def responses_of(
         return []
     return [
         _row(series, label, found, steps, spans, limit)
-        for label, found in _responses(evidence, frame, spans, busy).items()
+        for label, found in _responses(frame, spans, busy, evidence.parameters["near"]).items()
         if np.isfinite(found.deviation).any()
     ]
 
@@ -128,7 +124,7 @@ def responses_of(
 def _row(
     series: str, label: str, found: Response, steps: np.ndarray, spans: Sequence[Sequence[int]], limit: float
 ) -> Row:
-    known = np.isfinite(found.p)
+    known = np.isfinite(found.delay)
     starts = np.array([first for first, _ in spans])
     at = np.searchsorted(steps, starts) + np.where(known, found.delay, 0).astype(int)
     lags = steps[np.minimum(at, len(steps) - 1)] - starts
@@ -152,25 +148,45 @@ def look(
     kind, layer, near, span = entry["kind"], entry.get("layer"), evidence.parameters["near"], entry["spans"][at]
     if kind == "projection":
         return _vanished(evidence, entry, span)
+    if kind == "momentum_encoder" and "training.momentum" in evidence.run:
+        return _stopped(evidence.run["training.momentum"].max(axis=1), span)
     spikes = [each for each in evidence.of("spike", series="gradients.norm") if touches(each, span, near)]
     if kind == "gradient":
         spikes = [each for each in spikes if each.label == layer and each.start <= span[1]]
-    if spikes and kind != "momentum_encoder":
-        first = min(spikes, key=lambda each: each.onset)
-        return Told(span[0], span[1], True, first.onset, f"a spike of {ratio(first.height)} in {first.label}")
     series = TRACES.get(kind, "")
     known = series in frames and (kind != "gradient" or layer in frames[series])
-    if not known or span[0] > frames[series].index[-1]:
+    traced = Told(span[0], span[1], None, None, "")
+    if known:
+        column = frames[series][layer] if kind == "gradient" else frames[series].mean(axis=1)
+        traced = _traced(column.to_frame(series), span, busy, evidence)
+    if spikes and kind != "momentum_encoder" and not (kind in DIRECT and traced.found):
+        first = min(spikes, key=lambda each: each.onset)
+        return Told(span[0], span[1], True, first.onset, f"a spike of {ratio(first.height)} in {first.label}")
+    return traced
+
+
+def _traced(frame: pd.DataFrame, span: Sequence[int], busy: Sequence[Sequence[int]], evidence: Evidence) -> Told:
+    """Say whether the one column of a frame leaves its level as long as a disturbance lasts."""
+    alpha, steps = evidence.parameters["alpha"], frame.index.to_numpy()
+    begin = int(np.searchsorted(steps, span[0]))
+    if begin == len(steps) or steps[begin] > span[1]:  # nothing was recorded while it lasted
         return Told(span[0], span[1], None, None, "")
-    column = frames[series][layer] if kind == "gradient" else frames[series].mean(axis=1)
-    trace = _responses(evidence, column.to_frame(series), [span], busy).get(series)
-    if trace is None or not np.isfinite(trace.p_all) or trace.p_smallest > evidence.parameters["alpha"]:
+    ((series, trace),) = _responses(frame, [span], busy, evidence.parameters["near"], behind=False).items()
+    if not np.isfinite(trace.p_all) or trace.p_smallest > alpha:
         return Told(span[0], span[1], None, None, "")
-    if trace.p_all > evidence.parameters["alpha"]:
+    if trace.p_all > alpha:
         return Told(span[0], span[1], False, None, "")
-    steps = column.index.to_numpy()
-    step = int(steps[np.searchsorted(steps, span[0]) + int(trace.delay[0])])
+    step = int(steps[begin + int(trace.delay[0])])
     return Told(span[0], span[1], True, step, f"{series}, {ratio(float(np.exp(trace.deviation[0])))}")
+
+
+def _stopped(momentum: pd.Series, span: Sequence[int]) -> Told:
+    """Say whether the momentum is exactly 1 while the encoder is frozen, and is not before."""
+    before, inside = momentum[momentum.index < span[0]], momentum.loc[span[0] : span[1]].dropna()
+    if before.empty or before.iloc[-1] == 1 or inside.empty:
+        return Told(span[0], span[1], None, None, "")
+    found = bool((inside == 1).all())
+    return Told(span[0], span[1], found, int(inside.index[0]) if found else None, "a momentum of 1" if found else "")
 
 
 def _vanished(evidence: Evidence, entry: Mapping[str, Any], span: Sequence[int]) -> Told:

@@ -1,24 +1,46 @@
-"""What is told of a log that somebody else wrote: how often it was logged, and what that cannot show."""
+"""What is told of a record with rows apart, and of somebody else's log: what its sampling cannot show."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined
+from stabilitylab.sampling import spacing
 from stabilitylab.telling.evidence import Evidence
+
+if TYPE_CHECKING:
+    from stabilitylab.run import Run
 
 __all__ = ["tell_sampling"]
 
+METHOD = "median and largest number of steps between the rows of each series"
+
 
 def tell_sampling(evidence: Evidence) -> list[Finding]:
-    """Say how often each series of an imported run was logged, which lags cannot be seen, and what was lost before."""
-    run = evidence.run
-    imported = run.header.get("imported")
-    if not isinstance(imported, dict):
+    """Say how often gradients were recorded, if not at every step, and what that hides; more of an imported run."""
+    imported = evidence.run.header.get("imported")
+    if isinstance(imported, dict):
+        return [_imported(evidence.run, imported)]
+    frame = evidence.frames.get("gradients.norm")
+    every = 1 if frame is None else spacing(frame.index.to_numpy())
+    if every == 1:
         return []
+    sentence = f"The gradients were recorded every {every:,} steps. {_unseen(every, 'step')}"
+    return [Finding("sampling", sentence, "not judged", {"every": every, "unit": "step"}, METHOD)]
+
+
+def _unseen(every: int, unit: str) -> str:
+    return (
+        f"Lags under {every:,} {unit}s cannot be seen, nor can spikes that lie between two rows of the gradients; what "
+        f"begins at a row may have begun up to {every - 1:,} {unit}{'' if every == 2 else 's'} before it."
+    )
+
+
+def _imported(run: Run, imported: Mapping[str, Any]) -> Finding:
+    """Say how often each series was logged, which lags cannot be seen, and what was lost before."""
     known = {name: run.about(name).get("sampling") for name in run.series}
     sampling = {name: each for name, each in known.items() if isinstance(each, dict) and each.get("rows")}
     told = [name for name in sampling if not name.startswith("imported.")] or list(sampling)
@@ -26,17 +48,14 @@ def tell_sampling(evidence: Evidence) -> list[Finding]:
     said = [_how_often({name: sampling[name] for name in told}, unit)]
     every = _every(sampling.get("gradients.norm", {}))
     if every > 1:
-        said.append(
-            f"Lags under {every:,} {unit}s cannot be seen, nor can spikes that lie between two rows of the gradients."
-        )
+        said.append(_unseen(every, unit))
     if "gradients.norm" in sampling and "estimated" in run.about("gradients.norm"):
         said.append("The gradient norms are estimated from histograms.")
     odd = sum(int(run.about(name).get("nonfinite") or 0) for name in sampling)
     seen = f"{count(odd, 'value')} here {'is' if odd == 1 else 'are'} not finite" if odd else "none is here"
     said.append(f"Whether the logger dropped NaN and inf cannot be known ({seen}), nor whether it clipped or averaged.")
     numbers = {"every": every, "unit": unit, "nonfinite": odd, "sampling": sampling, "notes": imported.get("notes")}
-    method = "median and largest number of steps between the rows of each series"
-    return [Finding("sampling", " ".join(said), "none" if every == 1 else "not judged", numbers, method)]
+    return Finding("sampling", " ".join(said), "none" if every == 1 else "not judged", numbers, METHOD)
 
 
 def _counters(imported: Mapping[str, Any]) -> set[str]:
