@@ -37,6 +37,9 @@ BLOCK, LONGEST = 64, 256
 LEAST = 8
 """Blocks that there must be room for; at a quarter of the samples a quiet one must begin."""
 
+NEAR = 1.5
+"""A spike of so many times the threshold may be noise."""
+
 APART = 120
 """Samples from one planted spike to the next."""
 
@@ -73,13 +76,18 @@ class Calibration:
 
 
 def calibrate(
-    frame: pd.DataFrame, events: Sequence[Event], detector: spike.Detector, seed: int = 0
+    frame: pd.DataFrame,
+    events: Sequence[Event],
+    resolution: Mapping[str, spike.Resolution],
+    detector: spike.Detector,
+    seed: int = 0,
 ) -> Calibration | None:
     """Try the detector on the noise of a series; its cost is bounded, whatever the size of the series.
 
     Args:
         frame: the series, one column for each layer.
-        events: what was found in it; what lies within is no noise.
+        events: what was found in it; what lies within is no noise, but for what may be noise (`_no_noise`).
+        resolution: what could have been seen in each layer.
         detector: with the parameters to try.
         seed: of the sample and the draws.
 
@@ -90,6 +98,7 @@ def calibrate(
     if len(frame) < LEAST * BLOCK:
         return None
     block = int(np.clip(len(frame) // LEAST, BLOCK, LONGEST))
+    events = _no_noise(events, resolution, round(detector.parameters.false_alarms / 1e4 * frame.size))
     noises = {}
     for place in rng.permutation(frame.shape[1]):
         label = str(frame.columns[place])
@@ -120,6 +129,16 @@ def calibrate(
         power,
         seed,
     )
+
+
+def _no_noise(events: Sequence[Event], resolution: Mapping[str, spike.Resolution], chance: int) -> list[Event]:
+    """Return the events without as many of the lowest spikes as chance makes, as far as they are near the threshold.
+
+    They are the tail of the noise: without them hardly any of what is resampled would exceed the threshold again.
+    """
+    near = [each for each in events if each.kind == "spike" and each.score < NEAR * resolution[each.label].threshold]
+    noise = {id(each) for each in sorted(near, key=lambda each: each.score)[:chance]}
+    return [each for each in events if id(each) not in noise]
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def detect(run: Run, detectors: Mapping[str, Any], reference: Sequence[Run], see
                     _check_parts(run, frames[name])
             if isinstance(detector, spike.Detector):
                 found, resolution = detector.examine(name, frames[name])
-                calibration = calibrate(frames[name], found, detector, seed)
+                calibration = calibrate(frames[name], found, resolution, detector, seed)
             elif isinstance(detector, dip.Detector):
                 about = _about(run, name, frames[name])
                 found, compared = detector.examine(name, frames[name], about)
