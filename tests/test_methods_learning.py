@@ -59,4 +59,4 @@ def test_every_method_learns_to_recognize_moved_digits(tmp_path: Path, name: str
     raw = accuracy(bank.images, bank.labels, queries, held_out.labels)
     print(f"{name}: raw pixels {raw:.3f}, untrained {untrained:.3f}, learned {learned:.3f}")
     assert learned > untrained + 0.05
-    assert learned > raw + (0.0 if name in NEAR else 0.03) or name in BEHIND
+    assert (learned > raw + (0.0 if name in NEAR else 0.03)) == (name not in BEHIND)  # told when it catches up

@@ -14,33 +14,6 @@ LEVEL_BLOCKS = 4
 FIRST_BLOCKS = 3
 """No level is given before so many blocks are complete (24 samples)."""
 
-SCALE_BLOCKS = 64
-"""The scale is the median over so many blocks (512 samples)."""
-
-MEMORY_BLOCKS = 128
-"""The autocorrelation stands on so many blocks (1024 samples)."""
-
-MAD_TO_SD = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
-MIDDLE = 1.325
-"""Distance between the middles of the upper and the lower half of eight normal values, each without its ends."""
-
-FIRST_BLOCKS = 3
-"""No level is given before so many blocks are complete (24 samples)."""
-
-SCALE_BLOCKS = 64
-"""The scale is the median over so many blocks (512 samples)."""
-
-MEMORY_BLOCKS = 128
-"""The autocorrelation stands on so many blocks (1024 samples)."""
-
-MAD_TO_SD = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
-MIDDLE = 1.325
-"""Distance between the middles of the upper and the lower half of eight normal values, each without its ends."""
-
 MEMORY_BLOCKS = 128
 """Which past the level stands on is decided by the errors in so many blocks (1024 samples)."""
 
@@ -55,7 +28,7 @@ RISE_ERROR = 0.47
 
 
 def past_level(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return the level expected at each sample: a median of block medians, moved along a trend.
+    """Return the level expected at each sample: a median of block medians, moved along a trend, or a longer past.
 
     A rising trend is extrapolated as far as it is more than the noise of the medians; a falling one only as far as
     each of the last blocks confirms it, because a step down would otherwise put the level below what follows.

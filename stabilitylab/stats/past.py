@@ -31,12 +31,6 @@ SCALE_ERROR = 0.06
 MEMORY_BLOCKS = 128
 """The autocorrelation stands on so many blocks (1024 samples)."""
 
-MAD_TO_SD = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
-MIDDLE = 1.325
-"""Distance between the middles of the upper and the lower half of eight normal values, each without its ends."""
-
 
 class Past(NamedTuple):
     """What the past says of a series of B blocks; NaN where there is too little past."""
@@ -46,7 +40,7 @@ class Past(NamedTuple):
     whitened: np.ndarray
     """What the sample before does not explain of the residual, in the unit of the values, folded, shape (8, B)."""
     scale: np.ndarray
-    """Robust standard deviation of the whitened residual in the last 512 samples, shape (B,)."""
+    """Robust standard deviation of the whitened residual in the last 512 samples, or up to 4,096 that agree, (B,)."""
     local: np.ndarray
     """The same, larger where the 32 samples around the block are so much louder that they are a burst, shape (B,)."""
     offset: np.ndarray

@@ -26,18 +26,6 @@ __all__ = [
 BLOCK = 8
 """Samples in a block; its median resists three outliers."""
 
-LEVEL_BLOCKS = 4
-"""The level is the median of so many block medians; its slope compares them with as many before."""
-
-FIRST_BLOCKS = 3
-"""No level is given before so many blocks are complete (24 samples)."""
-
-SCALE_BLOCKS = 64
-"""The scale is the median over so many blocks (512 samples)."""
-
-MEMORY_BLOCKS = 128
-"""The autocorrelation stands on so many blocks (1024 samples)."""
-
 MAD_TO_SD = 1.482602218505602
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
@@ -46,24 +34,6 @@ MIDDLE = 1.325
 
 SCALE_BLOCKS = 64
 """A median of the past is over so many blocks (512 samples)."""
-
-MEMORY_BLOCKS = 128
-"""The autocorrelation stands on so many blocks (1024 samples)."""
-
-MAD_TO_SD = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
-MIDDLE = 1.325
-"""Distance between the middles of the upper and the lower half of eight normal values, each without its ends."""
-
-MAD_TO_SD = 1.482602218505602
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-
-MIDDLE = 1.325
-"""Distance between the middles of the upper and the lower half of eight normal values, each without its ends."""
-
-MIDDLE = 1.325
-"""Distance between the middles of the upper and the lower half of eight normal values, each without its ends."""
 
 
 def fold(values: np.ndarray) -> np.ndarray:
