@@ -102,7 +102,7 @@ def past(blocks: np.ndarray, masked: np.ndarray, floor: float = 0.0) -> Past:
         known_width = np.append(known_width[: SCALE_BLOCKS - 1], longer)
     scale = np.maximum(last_counting(known_width, count, 2), floor)
     found = Past(residual, whitened, scale, scale, offset, BLOCK * np.minimum(count, SCALE_BLOCKS), phi)
-    return found._replace(local=scale * _burst(quiet, scale * found.uncertainty()))
+    return found._replace(local=scale * _burst(quiet, without(residual, masked), phi, scale * found.uncertainty()))
 
 
 def level_and_residual(blocks: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,13 +116,13 @@ def level_and_residual(blocks: np.ndarray, masked: np.ndarray) -> tuple[np.ndarr
     return residual, rough, median - level - (BLOCK - 1) / 2 * slope
 
 
-def _burst(whitened: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _burst(whitened: np.ndarray, residual: np.ndarray, phi: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return how much louder than usual the surroundings of each block are, one where they are not clearly so.
 
     Of the windows of four blocks that hold a block the loudest counts: a burst begins and ends anywhere. Each sample
-    counts up to `CLIP`. What six samples in a row rise by more than noise does is left out, and neither side counts
-    more than twice the other, so that neither a spike nor a level that is wrong makes a burst; what is clipped away is
-    put back.
+    counts up to `CLIP`. What six samples in a row rise by more than noise does is left out, neither side counts more
+    than twice the other, and changes from sample to sample must be as loud, so that neither a spike nor its aftermath
+    nor a level that is wrong makes a burst; what is clipped away is put back.
     """
     blocks = len(scale)
     if not blocks:
@@ -140,11 +140,18 @@ def _burst(whitened: np.ndarray, scale: np.ndarray) -> np.ndarray:
     )
     above -= np.maximum(np.maximum.reduce([_later(six, delay) for delay in range(4)]) - usual, 0.0)
     both_ways = np.minimum(above + below, 3 * np.minimum(above, below))
-    loudness = np.where(number >= BLOCK, both_ways / np.maximum(number, 1), 0.0)
+    change = (residual - delayed(residual)) * np.sqrt((1 + phi) / 2)  # as large as what is whitened, without a level
+    np.abs(change, out=change)
+    np.minimum(change, CLIP * scale, out=change)
+    known = ~np.isnan(change)
+    change[~known] = 0.0
+    changes, times = (sum_of_last(np.append(each.sum(axis=0), np.zeros(3)), 4) for each in (change, known))
+    loudness = np.minimum(both_ways / np.maximum(number, 1), changes / np.maximum(times, 1))
+    loudness[number < 2 * BLOCK] = 0.0
     loudest = np.maximum.reduce([loudness[delay : delay + blocks] for delay in range(4)])
     with np.errstate(divide="ignore", invalid="ignore"):
         louder = np.interp(loudest / scale, _clipped_mean(LOUDER), LOUDER)
-    return np.clip(1 + 5 * (louder - BURST), 1, 1.4 * louder).astype(scale.dtype)
+    return np.clip(1 + 5 * (louder - BURST), 1, 1.5 * louder).astype(scale.dtype)
 
 
 CLIP = 1.75
@@ -156,7 +163,7 @@ USUAL = 4.5
 LOUDER = np.linspace(1.0, 8.0, 141)
 """How many times louder surroundings may be."""
 
-BURST = 1.45
+BURST = 1.41
 """So many times louder surroundings are a burst of noise; less may be chance."""
 
 
