@@ -31,7 +31,7 @@ def test_level_equals_the_slow_twin(wander, rng):
     values = np.cumsum(rng.standard_normal(400)) * wander + rng.standard_normal(400)
     at = range(0, 400, 7)
     expected = [naive.level(values, each) for each in at]
-    np.testing.assert_allclose(past_level(values, np.ones(400, bool))[at], expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(past_level(values, np.ones(400, bool))[at], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_steady_level_stands_on_a_longer_past_than_one_that_moves(rng):
