@@ -180,9 +180,8 @@ def test_a_closed_run_is_free_whatever_children_live(tmp_path: Path) -> None:
 def _fork_and_wait(path: Path, answers: Connection) -> None:
     made = writer(path)
     made.write(NORMS, *rows(0, 10))
-    child = os.fork()
-    if child:
-        answers.send(child)
+    if os.fork() == 0:
+        answers.send(os.getpid())  # from the child itself: it has then left what it does right after it was forked
     time.sleep(60)
 
 

@@ -35,9 +35,6 @@ ENOUGH = 4096
 ALONE = 32_768
 """The tails of a longer series are estimated from it alone; a shorter one is helped by the other columns."""
 
-SHARED = (1, 3, 6)
-"""Sums of so many samples learn their tails from other columns; longer ones hold the error of their own level."""
-
 ASKED = 24
 """So many columns, evenly spread, say what is expected of the others."""
 
