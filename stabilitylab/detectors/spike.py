@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ragged
-from stabilitylab.findings import Event
+from stabilitylab.findings import Event, place
 from stabilitylab.stats.past import Past, level_and_residual, past
 from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
 from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, pooled
@@ -125,7 +125,7 @@ class Detector:
         events: list[Event] = []
         for label, (found, _) in zip(frame.columns, results, strict=True):
             events += found.events(name, str(label), steps)
-        return sorted(events), {str(n): each for n, (_, each) in zip(frame.columns, results, strict=True)}
+        return sorted(events, key=place), {str(n): each for n, (_, each) in zip(frame.columns, results, strict=True)}
 
     def shapes(self, frame: pd.DataFrame) -> list[Shapes]:
         """Return what is expected of the tails of each column, from the noise of the others.

@@ -119,39 +119,66 @@ def level_and_residual(blocks: np.ndarray, masked: np.ndarray) -> tuple[np.ndarr
 def _burst(whitened: np.ndarray, residual: np.ndarray, phi: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return how much louder than usual the surroundings of each block are, one where they are not clearly so.
 
-    Of the windows of four blocks that hold a block the loudest counts: a burst begins and ends anywhere. Each sample
-    counts up to `CLIP`. What six samples in a row rise by more than noise does is left out, neither side counts more
-    than twice the other, and changes from sample to sample must be as loud, so that neither a spike nor its aftermath
-    nor a level that is wrong makes a burst; what is clipped away is put back.
+    Of the windows of four blocks that hold a block the loudest counts: a burst begins and ends anywhere.
     """
-    blocks = len(scale)
-    if not blocks:
-        return scale
+    factor = np.ones_like(scale)
+    size = np.abs(whitened)
+    np.minimum(size, CLIP * scale, out=size)
+    total = size.sum(axis=0)
+    number = np.full(len(total), float(BLOCK))
+    partial = np.flatnonzero(np.isnan(total))
+    total[partial], number[partial] = np.nansum(size[:, partial], axis=0), np.isfinite(size[:, partial]).sum(axis=0)
+    loud = np.flatnonzero(_loudest(_window(total) / np.maximum(_window(number), 1)) > _clipped_mean(BURST) * scale)
+    if len(loud):  # elsewhere not even all of the size would be a burst
+        around = np.zeros(len(scale) + 8, dtype=bool)  # what their windows hold, and the block before
+        for place in range(8):
+            around[loud + place] = True
+        around = np.flatnonzero(around[4:-4])
+        loudest = _loudest(_loudness(whitened[:, around], residual[:, around], phi[around], scale[around]))
+        at = np.searchsorted(around, loud)
+        louder = np.interp(loudest[at] / scale[loud], _clipped_mean(LOUDER), LOUDER)
+        factor[loud] = np.clip(1 + 5 * (louder - BURST), 1, 1.5 * louder)
+    return factor
+
+
+def _loudness(whitened: np.ndarray, residual: np.ndarray, phi: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return the mean size of the noise in the windows of four blocks that end with each block and three later ones.
+
+    Each sample counts up to `CLIP`. What six samples in a row rise by more than noise does is left out, neither side
+    counts more than twice the other, and changes from sample to sample must be as loud, so that neither a spike nor its
+    aftermath nor a level that is wrong makes a burst.
+    """
     size = np.clip(whitened, -CLIP * scale, CLIP * scale)
     valid = ~np.isnan(size)
     size[~valid] = 0.0
     three = size + delayed(size, 1) + delayed(size, 2)
     six = np.maximum.reduce(three + delayed(three, 3), axis=0)  # not a number in the first block
-    six = np.append(np.nan_to_num(six), np.zeros(3))
     usual = np.append(USUAL * scale, USUAL * scale[-1:].repeat(3))
     rises = np.maximum(size, 0.0).sum(axis=0)
-    above, below, number = (  # in the window that ends with each block, three of which end after the last one
-        sum_of_last(np.append(each, np.zeros(3)), 4) for each in (rises, rises - size.sum(axis=0), valid.sum(axis=0))
-    )
-    above -= np.maximum(np.maximum.reduce([_later(six, delay) for delay in range(4)]) - usual, 0.0)
+    above, below, number = (_window(each) for each in (rises, rises - size.sum(axis=0), valid.sum(axis=0)))
+    above -= np.maximum(_loudest(np.pad(np.nan_to_num(six), 3)) - usual, 0.0)
     both_ways = np.minimum(above + below, 3 * np.minimum(above, below))
     change = (residual - delayed(residual)) * np.sqrt((1 + phi) / 2)  # as large as what is whitened, without a level
     np.abs(change, out=change)
     np.minimum(change, CLIP * scale, out=change)
     known = ~np.isnan(change)
     change[~known] = 0.0
-    changes, times = (sum_of_last(np.append(each.sum(axis=0), np.zeros(3)), 4) for each in (change, known))
+    changes, times = (_window(each.sum(axis=0)) for each in (change, known))
     loudness = np.minimum(both_ways / np.maximum(number, 1), changes / np.maximum(times, 1))
     loudness[number < 2 * BLOCK] = 0.0
-    loudest = np.maximum.reduce([loudness[delay : delay + blocks] for delay in range(4)])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        louder = np.interp(loudest / scale, _clipped_mean(LOUDER), LOUDER)
-    return np.clip(1 + 5 * (louder - BURST), 1, 1.5 * louder).astype(scale.dtype)
+    return loudness
+
+
+def _window(values: np.ndarray) -> np.ndarray:
+    """Return the sum over the four blocks that end with each block and with three later ones, shape (B + 3,)."""
+    padded = np.zeros(len(values) + 6, dtype=values.dtype)
+    padded[3:-3] = values
+    return padded[:-3] + padded[1:-2] + padded[2:-1] + padded[3:]
+
+
+def _loudest(windows: np.ndarray) -> np.ndarray:
+    """Return the largest value of the four windows that hold each block, from shape (B + 3,) to (B,)."""
+    return np.maximum.reduce([windows[delay : len(windows) - 3 + delay] for delay in range(4)])
 
 
 CLIP = 1.75
@@ -167,11 +194,7 @@ BURST = 1.41
 """So many times louder surroundings are a burst of noise; less may be chance."""
 
 
-def _later(values: np.ndarray, by: int) -> np.ndarray:
-    return np.append(np.zeros(by), values[: len(values) - by])
-
-
-def _clipped_mean(sd: np.ndarray) -> np.ndarray:
+def _clipped_mean(sd: np.ndarray | float) -> np.ndarray:
     """Return the mean size of a normal value of this standard deviation that is clipped at `CLIP`."""
     end = CLIP / sd
     return sd * np.sqrt(2 / np.pi) * (1 - np.exp(-(end**2) / 2)) + 2 * CLIP * ndtr(-end)
