@@ -108,15 +108,20 @@ def test_an_unknown_mirror_is_refused_before_the_run_is_made(tmp_path: Path) -> 
     assert not (tmp_path / "r").exists()
 
 
-def test_a_missing_tensorboard_is_said_with_its_remedy(tmp_path: Path) -> None:
+def test_a_missing_tensorboard_is_said_with_its_remedy_before_anything_is_done(tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "old", steps=300, seed=1)
     code = (
         "import sys; sys.modules['tensorboard'] = None\n"
-        "from torch import nn; from stabilitylab import Recorder, InputError\n"
+        "from torch import nn; from stabilitylab import Recorder, InputError; from stabilitylab.cli import main\n"
         f"try: Recorder({str(tmp_path / 'r')!r}, nn.Linear(2, 1), mirror='tensorboard')\n"
-        "except InputError as error: print(error)"
+        "except InputError as error: print(error)\n"
+        f"main(['analyze', {str(tmp_path / 'old')!r}, '--mirror', 'tensorboard'])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said == "the mirror 'tensorboard' needs tensorboard: pip install 'stabilitylab[tensorboard]'\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = "the mirror 'tensorboard' needs tensorboard: pip install 'stabilitylab[tensorboard]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, said, f"Error: {said}")
+    assert not (tmp_path / "r").exists()
+    assert not (tmp_path / "old" / "analysis").exists()
 
 
 def test_the_events_of_an_analysis_are_texts_and_markers(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def analyze(
     conditions = conditions_of(fail_on)
     refuse_unwritable(table_file)
     if mirror is not None:
-        plugins.load("mirrors", mirror)  # fails now if there is none of that name, not after the analysis
+        plugins.load("mirrors", mirror)  # fails now, not after the analysis, if there is none or it lacks what it needs
     analyses = analyses_of(runs, skip_damaged, references)
     together = pool(analyses) if pooled else None
     several = len(analyses) > 1
