@@ -57,6 +57,18 @@ COLUMNS = (
     "near", "near_by_chance", *(f"p_near_{width}" for width in WIDTHS), "p_near_shift", "p_near_adjusted",
     "verdict", "reason",
 )  # fmt: skip
+"""The columns of a table of lags.
+
+``lag``, ``low``, ``high``: median over ``clusters`` in steps between onsets (half-rise), ``*_peak`` between peaks.
+``p``: sign test over clusters; ``p_adjusted``: of onsets or of peaks, whichever is larger, corrected over layers by the
+largest statistic; ``p_wilcoxon``: likewise by signed ranks of onsets; ``p_smallest``: what so many clusters without a
+tie could reach. ``lag_least``, ``lag_most``: over thresholds. ``lag_similar``: of the ``similar`` pairs whose heights
+differ by a factor of at most `SIMILAR`. ``*_alike``: lag of the largest cross-correlation of the log magnitudes, and
+``agrees``: 1 if its interval meets that of the lag, else 0. ``near``: events of the first layer with one of this layer
+nearby; ``p_near_*``: against clusters of the first layer moved by so many steps at most, or shifted in blocks of
+`BLOCK`; ``p_near_adjusted``: over layers, the larger of both. ``verdict``: leads, follows, together, inconclusive, or
+too few events.
+"""
 
 
 class Spikes(NamedTuple):
@@ -113,16 +125,7 @@ def lags(
         magnitudes: gradient norm of each layer, index ``step``, for the second opinion; of several runs a list.
 
     Returns:
-        Columns `COLUMNS`. ``lag``, ``low``, ``high``: median over ``clusters`` in steps between onsets (half-rise),
-        ``*_peak`` between peaks. ``p``: sign test over clusters; ``p_adjusted``: of onsets or of peaks, whichever is
-        larger, corrected over layers by the largest statistic; ``p_wilcoxon``: likewise by signed ranks of onsets;
-        ``p_smallest``: what so many clusters without a tie could reach. ``lag_least``, ``lag_most``: over thresholds.
-        ``lag_similar``: of the ``similar`` pairs whose heights differ by a factor of at most `SIMILAR`. ``*_alike``:
-        lag of the largest cross-correlation of the log magnitudes, and ``agrees``: 1 if its interval meets that of
-        the lag, else 0. ``near``: events of the first layer with one of this layer within ``near`` steps;
-        ``p_near_*``: against clusters of the first layer moved by so many steps at most, or shifted in blocks of
-        `BLOCK`; ``p_near_adjusted``: over layers, the larger of both.
-        Verdicts, said of the first layer: leads, follows, together, inconclusive, too few events.
+        Columns `COLUMNS`; the verdicts are said of the first layer.
     """
     runs = _runs(spikes)
     together, shifts = side_by_side(runs, 2 * (window + BLOCK + max(WIDTHS)))
@@ -132,16 +135,15 @@ def lags(
     rng = np.random.default_rng(seed)
     near_by = _associations(lead, clusters, list(of.values()), near, draws, rng)
     frames = [magnitudes] if isinstance(magnitudes, pd.DataFrame) else list(magnitudes or ())
-    curves = Curves.around(frames, shifts, first, lead.onset[_begins(clusters)], window)
-    rows: list[dict[str, Any]] = []
-    matched: list[_Matched] = []
-    for (name, own), around in zip(of.items(), near_by, strict=True):
-        row, found = _row(lead, own, clusters, window, thresholds)
+    begins = np.unique(clusters, return_index=True)[1]
+    curves = Curves.around(frames, shifts, first, lead.onset[begins], window)
+    found = [_row(lead, own, clusters, window, thresholds) for own in of.values()]
+    rows = [row for row, _ in found]
+    for name, row, around in zip(of, rows, near_by, strict=True):
         alike = curves.compare(name, np.random.default_rng([seed, 1]), draws)
         row |= {"first": first, "layer": name, "depth": list(layers).index(name)} | around
-        rows.append(row | _second_opinion(row, alike))
-        matched.append(found)
-    _judge(rows, matched, alpha, rng)
+        row |= _second_opinion(row, alike)
+    _judge(rows, [matched for _, matched in found], alpha, rng)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -188,10 +190,6 @@ def side_by_side(runs: Sequence[Sequence[Event]], apart: int) -> tuple[list[Even
         if events:
             end = max(each.stop for each in events) + move
     return line, moves
-
-
-def _begins(clusters: np.ndarray) -> np.ndarray:
-    return np.unique(clusters, return_index=True)[1]
 
 
 def _row(
