@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -14,6 +11,7 @@ import torch
 from test_methods import IMAGES, NAMES, Convolutional, method, vit
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import in_a_group
 
 from stabilitylab import plugins
 
@@ -75,9 +73,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.distributed.init_process_group("gloo")
-    main(Path(sys.argv[1]))
-    gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    in_a_group(main)

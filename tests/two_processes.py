@@ -98,7 +98,8 @@ def main(folder: Path) -> None:
         (folder / f"disagree-{rank}.json").write_text(json.dumps(str(error)))
 
 
-if __name__ == "__main__":
+def in_a_group(main: Callable[[Path], None]) -> None:
+    """Call the main function of a script that torchrun started, with its folder, in a process group of its own."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.distributed.init_process_group("gloo")
     main(Path(sys.argv[1]))
@@ -106,3 +107,7 @@ if __name__ == "__main__":
     gc.collect()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    in_a_group(main)
