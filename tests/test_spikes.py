@@ -199,6 +199,18 @@ class TestSpike:
         seen = {(each.label, each.peak) for each in spikes(log)}
         assert np.mean([(str(column), step) in seen for column in range(20) for step in at]) >= 0.95
 
+    @pytest.mark.parametrize("length", [40, 150])
+    def test_a_long_spike_does_not_raise_the_level_for_the_next_one(self, rng, length):
+        log = 0.25 * noise("gaussian", (1500, 100), rng)
+        log[1000 : 1000 + length] += np.log(6)
+        log[1015 + length] += np.log(8)  # more than eight standard deviations
+        events = spikes(log)
+        assert {(str(column), True) for column in range(100)} <= {
+            (each.label, each.start <= 1002 and each.stop >= 996 + length) for each in events
+        }
+        after = {each.label for each in events if 1000 + length < each.start <= 1015 + length <= each.stop}
+        assert len(after) >= 92
+
     def test_spikes_close_together_are_one(self, rng):
         log = 0.1 * noise("gaussian", (500, 1), rng)
         log[[200, 203]] += np.log(5)

@@ -33,10 +33,6 @@ class Found(NamedTuple):
     lasting: np.ndarray
     """True for a shift."""
 
-    def samples(self) -> np.ndarray:
-        """Return the samples within spikes."""
-        return ragged(self.start[~self.lasting], self.stop[~self.lasting])[0]
-
     def at(self, rows: np.ndarray | None) -> Found:
         """Return the events in rows, of the samples that were measured."""
         if rows is None:

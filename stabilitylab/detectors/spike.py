@@ -24,7 +24,10 @@ LENGTHS = {1: 0.7, 3: 0.2, 6: 0.15}
 """Samples over which the whitened residuals are summed, and the share of the false alarms that each sum may have."""
 
 PASSES = 2
-"""The past is estimated again without the events found, so often at most."""
+"""The past is estimated again without the long events that were found, so often at most."""
+
+LONG = 3 * BLOCK
+"""Samples of an event that the level would begin to follow."""
 
 GROUP = 16
 """Columns that one thread takes at a time: as many as a cache line holds of one row."""
@@ -141,7 +144,7 @@ class Detector:
         said = []
         for column in asked:
             _, _, _, blocks = _folded(np.ascontiguousarray(values[:, column]), recorded)
-            masked = ragged(*self._outstanding(blocks))[0]
+            masked = self._outstanding(blocks)
             before = past(blocks, masked, self.parameters.floor)
             sums = self._sums(before, masked, before.spread())
             said.append({size: evidence.both for size, _, evidence in sums})
@@ -165,45 +168,33 @@ class Detector:
     def _column(self, values: np.ndarray, recorded: np.ndarray, shapes: Shapes) -> tuple[Found, Resolution]:
         """Return the events of a column in samples, and what could have been seen in it."""
         log, broken, rows, blocks = _folded(values, recorded)
-        # What plainly stands out is left out of the first estimate too, or many spikes would pass for the noise.
-        plain = self._outstanding(blocks)
-        masked = ragged(*plain)[0]
+        masked = self._outstanding(blocks)
         for _ in range(PASSES):
             before = past(blocks, masked, self.parameters.floor)
             noticed, tails = self._notice(before, masked, shapes)
             found = self._measure(log, broken, before, noticed)
-            again = self._with_surroundings(found, plain)
-            if not _moved(again, masked):
+            long = ~found.lasting & (found.stop - found.start >= LONG)
+            further = np.setdiff1d(ragged(found.start[long], found.stop[long])[0], masked, assume_unique=True)
+            if len(further) < BLOCK:
                 break
-            masked = again
+            masked = np.union1d(masked, further)
         return found.at(rows), self._resolution(before, tails[1], len(log))
 
-    def _outstanding(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where runs above two standard deviations begin and end that reach five, and the smallest ratio."""
+    def _outstanding(self, blocks: np.ndarray) -> np.ndarray:
+        """Return the samples of runs above two standard deviations that reach five, and the smallest ratio.
+
+        They are left out of what the past says, or many spikes would pass for the noise.
+        """
         residual, rough, _ = level_and_residual(blocks, np.empty(0, dtype=np.int64))
         rough = np.maximum(rough, self.parameters.floor)
         with np.errstate(invalid="ignore"):
             far = residual > np.maximum(5 * rough, np.log(self.parameters.min_ratio))
             if not far.any():
-                return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+                return np.empty(0, dtype=np.int64)
             first, last = runs_of(unfold(residual > 2 * rough, residual.size))
         reached = np.flatnonzero(unfold(far, far.size))
         reach = np.searchsorted(reached, first) < np.searchsorted(reached, last, side="right")
-        return first[reach], last[reach]
-
-    @staticmethod
-    def _with_surroundings(found: Found, plain: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Return the samples of the spikes, with the outstanding runs that spikes and shifts rise from.
-
-        The foot of a tall spike would otherwise pass for a burst of noise, in which the spike is nothing.
-        """
-        spikes, (first, last) = ~found.lasting, plain
-        held = np.searchsorted(found.stop, first) < np.searchsorted(found.start, last, side="right")
-        own = ragged(found.start[spikes], found.stop[spikes])[0]
-        if not held.any():
-            return own
-        both = np.sort(np.concatenate([own, ragged(first[held], last[held])[0]]))
-        return both[np.append(True, np.diff(both) > 0)]
+        return ragged(first[reach], last[reach])[0]
 
     def _resolution(self, before: Past, tail: Tail, length: int) -> Resolution:
         known = np.isfinite(before.scale)
@@ -322,12 +313,6 @@ class _Noticed(NamedTuple):
 def _floats(frame: pd.DataFrame) -> np.ndarray:
     values = frame.to_numpy()
     return values if values.dtype.kind == "f" else values.astype(float)
-
-
-def _moved(masked: np.ndarray, before: np.ndarray) -> bool:
-    """Return whether a level may differ: the order statistics of a block resist two samples."""
-    changed = np.setxor1d(masked, before, assume_unique=True) // BLOCK
-    return bool((changed[2:] == changed[:-2]).any())
 
 
 def _prior(size: int) -> float:

@@ -102,7 +102,12 @@ def past(blocks: np.ndarray, masked: np.ndarray, floor: float = 0.0) -> Past:
         known_width = np.append(known_width[: SCALE_BLOCKS - 1], longer)
     scale = np.maximum(last_counting(known_width, count, 2), floor)
     found = Past(residual, whitened, scale, scale, offset, BLOCK * np.minimum(count, SCALE_BLOCKS), phi)
-    return found._replace(local=scale * _burst(quiet, without(residual, masked), phi, scale * found.uncertainty()))
+    # Where it is as deep beside, what is masked may be a burst of noise itself.
+    beside = np.clip(masked // BLOCK + np.array([[-1], [0], [1]]), 0, blocks.shape[1] - 1)
+    spikes = masked[~(whitened[:, beside] < -DEEP * scale[beside]).any(axis=(0, 1))]
+    return found._replace(
+        local=scale * _burst(without(whitened, spikes), without(residual, spikes), phi, scale * found.uncertainty())
+    )
 
 
 def level_and_residual(blocks: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -180,6 +185,9 @@ def _loudest(windows: np.ndarray) -> np.ndarray:
     """Return the largest value of the four windows that hold each block, from shape (B + 3,) to (B,)."""
     return np.maximum.reduce([windows[delay : len(windows) - 3 + delay] for delay in range(4)])
 
+
+DEEP = 3.5
+"""So many standard deviations below the level are no part of a spike."""
 
 CLIP = 1.75
 """Largest size of a sample in standard deviations."""
