@@ -137,7 +137,10 @@ def test_a_quiet_run_is_told_as_quiet_and_gets_no_advice(quiet):
     assert "no order in time" in order
     assert cost.startswith("No dip of the kNN accuracy")
     assert advise(quiet) == []
-    assert "Nothing was found in this run that calls for a change." in Read(page(quiet, {})).text
+    read = Read(page(quiet, {}))
+    assert "Nothing was found in this run that calls for a change." in read.text
+    assert "2 later layers, none with enough events to judge" in read.text
+    assert "couplings tested" not in read.text
 
 
 def test_a_run_with_nothing_but_a_loss(tmp_path):
@@ -149,6 +152,9 @@ def test_a_run_with_nothing_but_a_loss(tmp_path):
     assert [each["id"] for each in read.of("div") if each.get("role") == "img"] == ["chart-0"]
     assert "between 1 and 2" in next(each for each in read.of("div") if each.get("id") == "chart-0")["aria-label"]
     assert "no gradient spike" not in happened.lower()
+    assert "Nothing could be judged in this run, so nothing is advised." in read.text
+    assert "Not judged." in read.text
+    assert "couplings" not in {each["id"] for each in read.of("h2")}
 
 
 def test_a_run_without_any_series_has_a_page_without_scripts(tmp_path):

@@ -110,6 +110,9 @@ def test_a_narrow_page_does_not_scroll_sideways_and_follows_the_scheme(browser, 
     for width in (1600, 390)[dark:]:
         browser.open(path, width=width, dark=dark)
         assert browser.ask(f"{ROOT}.scrollWidth <= {ROOT}.clientWidth")
+        reasons = "[...document.querySelectorAll('.reasons')].map(each => each.parentElement)"
+        assert browser.ask(f"{reasons}.length") > 0
+        assert browser.ask(f"{reasons}.every(each => each.scrollWidth <= each.clientWidth)")
     ground = browser.ask("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(22, 24, 28)" if dark else "rgb(255, 255, 255)")
     axes = browser.ask(

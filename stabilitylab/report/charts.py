@@ -19,9 +19,6 @@ __all__ = ["Charts", "draw", "javascript"]
 HEIGHT = 150
 """Pixels of a panel."""
 
-TICKS = [digit * 10.0**power for power in range(-9, 13) for digit in (1, 3)]
-"""Ticks of a logarithmic axis."""
-
 NOT_FINITE = "#d0402f"
 """Color of values that are NaN or infinite."""
 
@@ -98,7 +95,8 @@ def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
         BoxZoomTool,
         CrosshairTool,
         DataRange1d,
-        FixedTicker,
+        LogTicker,
+        LogTickFormatter,
         NumeralTickFormatter,
         PanTool,
         WheelZoomTool,
@@ -127,7 +125,11 @@ def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
         border_fill_color=None,
     )
     made.xaxis.formatter = NumeralTickFormatter(format="0,0")
-    made.yaxis.ticker = FixedTicker(ticks=TICKS) if panel.logarithmic else BasicTicker(desired_num_ticks=4)
+    if panel.logarithmic:
+        made.yaxis.ticker = LogTicker(desired_num_ticks=4, num_minor_ticks=0)
+        made.yaxis.formatter = LogTickFormatter(min_exponent=5)  # 100 rather than 10 to the power of 2
+    else:
+        made.yaxis.ticker = BasicTicker(desired_num_ticks=4)
     made.grid.minor_grid_line_color = None
     for axis in made.axis:
         axis.axis_label_text_font_style = "normal"

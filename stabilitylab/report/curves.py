@@ -88,7 +88,7 @@ def panels(analysis: Analysis, windows: np.ndarray) -> list[Panel]:
     made = list(_gradients(analysis, windows)) if has_columns(run, "gradients.norm") else []
     accuracy, rank = "knn.accuracy", "spectrum.rank"
     if has_rows(run, "training.loss"):
-        made.append(_plain(analysis, "training.loss", "Loss", "loss", LOSS, windows))
+        made.append(_plain(analysis, "training.loss", "Loss", "as recorded", LOSS, windows))
     if has_rows(run, accuracy):
         made.append(_plain(analysis, accuracy, "kNN accuracy", "percent of held-out images", KNN, windows, 100.0))
     if has_rows(run, rank):

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from stabilitylab.phrasing import count, signed
-from stabilitylab.report.reading import equals, number, of, tone
+from stabilitylab.phrasing import count, equals, signed
+from stabilitylab.report.reading import number, of, tone
 from stabilitylab.telling.couplings import WORDS
 
 if TYPE_CHECKING:

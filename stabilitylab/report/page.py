@@ -63,10 +63,11 @@ def page(analysis: Analysis, pictures: Mapping[str, Path] | None = None) -> str:
 
     windows = tables.windows(analysis)
     drawn = panels(analysis, windows)
+    looked = {each.kind for each in analysis.findings if tone(each.verdict) != "undecided"}
     found, left_out = stills(analysis, pictures)
     scripts = [charts.javascript(), _resource("page.js")] if drawn else []
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(limit=limit, tone=tone)
+    environment.globals.update(count=count, limit=limit, tone=tone)
     return environment.from_string(_resource("page.html")).render(
         run=analysis.run,
         version=__version__,
@@ -77,6 +78,7 @@ def page(analysis: Analysis, pictures: Mapping[str, Path] | None = None) -> str:
         verdict=verdict(analysis),
         findings=[(each, list(numbers(each.numbers)), list(numbers(each.parameters)))
                   for each in analysis.findings],
+        looked=looked,
         panels=drawn,
         charts=_charts(analysis, drawn),
         episodes=tables.episode_rows(analysis),
@@ -84,6 +86,7 @@ def page(analysis: Analysis, pictures: Mapping[str, Path] | None = None) -> str:
         num_episodes=len(analysis.episodes),
         lags=tables.lag_rows(analysis),
         couplings=tables.coupling_rows(analysis),
+        judged={"lags": tables.judged(analysis.lags), "couplings": tables.judged(analysis.couplings)},
         first=analysis.run.layers.first,
         stills=found,
         left_out=left_out,

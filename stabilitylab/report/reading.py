@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from stabilitylab.phrasing import p_value
-
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
     from stabilitylab.findings import Finding
 
-__all__ = ["QUIET", "UNDECIDED", "equals", "number", "of", "tone"]
+__all__ = ["QUIET", "UNDECIDED", "number", "of", "tone"]
 
 QUIET = frozenset({"none", "together"})
 """Verdicts that say that nothing is wrong."""
@@ -36,8 +34,3 @@ def number(finding: Finding, name: str) -> float:
     """Return a number of a finding; NaN where it has none of that name."""
     value: Any = finding.numbers.get(name)
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def equals(p: float) -> str:
-    """Return a p-value with its sign of equality."""
-    return f"= {p_value(p)}" if p >= 0.001 else "< 0.001"

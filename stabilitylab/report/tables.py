@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stabilitylab.phrasing import count, joined, p_value, signed
+from stabilitylab.phrasing import count, equals, joined, signed
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from stabilitylab.analysis import Analysis
     from stabilitylab.findings import Episode, Event
     from stabilitylab.run import Run
 
 __all__ = [
-    "EPISODES", "Row", "coupling_rows", "episode_rows", "event_rows", "lag_rows", "planted_spans", "size", "windows",
+    "EPISODES", "Row", "coupling_rows", "episode_rows", "event_rows", "judged", "lag_rows", "planted_spans", "size",
+    "windows",
 ]  # fmt: skip
 
 EPISODES = 500
@@ -105,7 +108,12 @@ def lag_rows(analysis: Analysis) -> list[tuple[str, ...]]:
 
 
 def coupling_rows(analysis: Analysis) -> list[tuple[str, ...]]:
-    """Return warning and target, lead with its interval, precision and recall beside chance, p and verdict."""
+    """Return warning and target, lead with its interval, precision and recall beside chance, p and verdict.
+
+    No rows where no two of the signals were recorded.
+    """
+    if analysis.couplings.empty or (analysis.couplings["verdict"] == "not recorded").all():
+        return []
     return [
         (
             f"{row['warning']} before {row['target']}", f"{row['warnings']}, {row['targets']}", _between(row, "lead"),
@@ -113,6 +121,11 @@ def coupling_rows(analysis: Analysis) -> list[tuple[str, ...]]:
         )
         for row in analysis.couplings.to_dict("records")
     ]  # fmt: skip
+
+
+def judged(table: pd.DataFrame) -> int:
+    """Return how many rows had what a verdict needs."""
+    return int((~table["verdict"].isin(["too few events", "not recorded"])).sum()) if len(table) else 0
 
 
 def _between(row: Mapping[Any, Any], name: str) -> str:
@@ -137,7 +150,7 @@ def _beside_chance(row: Mapping[Any, Any], name: str) -> str:
 def _probability(p: float) -> str:
     if not math.isfinite(p):
         return ""
-    return p_value(p) if p >= 0.001 else "< 0.001"
+    return equals(p).removeprefix("= ")
 
 
 def _float(value: Any) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from stabilitylab.phrasing import count, joined, ratio
+from stabilitylab.phrasing import count, equals, joined, ratio
 from stabilitylab.report.order import order
-from stabilitylab.report.reading import equals, number, of, tone
+from stabilitylab.report.reading import number, of, tone
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -121,7 +121,7 @@ def _cost(analysis: Analysis) -> list[str]:
     ]
     reasons += [text for each in of(analysis, "not judged") for text in _reasons(each)]
     if reasons:
-        clauses.append(f"not to be seen in this run: {joined(reasons, 3)}")
+        clauses.append(f"not to be seen in this run: {joined(reasons, 4)}")
     return clauses or [_power(analysis)]
 
 
