@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["count", "ending", "joined", "occasions", "p_value", "ratio", "signed", "span", "times"]
+__all__ = ["count", "ending", "equals", "joined", "occasions", "p_value", "ratio", "signed", "span", "times"]
 
 
 def span(frame: pd.DataFrame) -> str:
@@ -53,6 +53,11 @@ def signed(value: float) -> str:
 def p_value(value: float) -> str:
     """Return a p-value with two digits."""
     return f"{value:.2g}" if value >= 0.001 else "less than 0.001"
+
+
+def equals(p: float) -> str:
+    """Return a p-value with its sign of equality, or of being less."""
+    return f"= {p_value(p)}" if p >= 0.001 else "< 0.001"
 
 
 def joined(names: Sequence[str], most: int = 6) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stabilitylab.measures import MEASURES
-from stabilitylab.phrasing import count, p_value
+from stabilitylab.phrasing import count, equals, p_value
 from stabilitylab.stats.difference import ExcessError
 
 __all__ = ["ALWAYS", "DIFFERENCE", "about_excess", "about_failures", "cells", "headline", "size"]
@@ -67,7 +67,7 @@ def _clause(row: Mapping[str, Any], begins: bool, group: str) -> str:
         value = _plain(name, row["mean_first"])
         return f"{subject} is {value} in every run of {first} and {second}{_in_brackets(inside)}"
     if row["p_corrected"] == row["p_corrected"]:
-        inside.append(f"p = {p_value(row['p_corrected'])}".replace("= less", "less"))
+        inside.append(f"p {equals(row['p_corrected'])}")
     decision = "" if row["verdict"] in DECIDED else f": {row['verdict']}" + " to decide" * (row["verdict"] == FEW)
     return f"{_difference(row, noun, begins)}{decision}{_in_brackets(inside)}"
 

@@ -12,7 +12,7 @@ from stabilitylab.detectors.dip import Compared
 from stabilitylab.episodes import aftermath, expected_followers
 from stabilitylab.findings import Finding
 from stabilitylab.leads import FEWEST
-from stabilitylab.phrasing import count, ending, joined, p_value
+from stabilitylab.phrasing import count, ending, equals, joined
 from stabilitylab.telling.evidence import Evidence
 from stabilitylab.trials import LENGTH, Trials
 
@@ -63,7 +63,8 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
     said += ["one fall that is still open at the end"] if kinds["drop"] else []
     sentence = f"{joined(said)} of the kNN accuracy in {measured:,} measurements; the deepest is "
     sentence += f"{100 * deepest.height:.1f} points at step {deepest.peak:,}."
-    sentence += f" Together they cost {numbers['area_lost']:,.1f} steps at full accuracy."
+    costs = "Together they cost" if len(events) > 1 else "It costs"
+    sentence += f" {costs} {numbers['area_lost']:,.1f} steps at full accuracy."
     gradients = evidence.frames.get("gradients.norm")
     if gradients is not None and not gradients.empty:
         span = (int(frame.index[0]), int(frame.index[-1]))
@@ -71,7 +72,7 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
         seen, expected, p = expected_followers(evidence.episodes, events, horizon, span)
         numbers |= {"after_spike": seen, "after_spike_by_chance": expected, "p_after_spike": p}
         sentence += f" {seen} of {len(events)} begin{ending(seen)} within {horizon} steps after a gradient spike"
-        sentence += f"; {expected:.1f} would by chance (p = {p_value(p)})."
+        sentence += f"; {expected:.1f} would by chance (p {equals(p)})."
     return [Finding("dips", sentence, "dips", numbers, method, parameters, tuple(events))]
 
 
@@ -104,10 +105,10 @@ def tell_aftermath(evidence: Evidence) -> list[Finding]:
         sentence = f"Whether the kNN accuracy falls after gradient spikes on average cannot be said of {found.episodes}"
         sentence += f": at least {FEWEST}, more than {used['horizon']} steps apart, are needed."
         return [Finding("after spikes", sentence, "too few events", numbers, method, used)]
-    way = "lower" if found.fall >= 0 else "higher"
+    way, other = ("lower" if fall >= 0 else "higher" for fall in (found.fall, found.by_chance))
     sentence = (
         f"After {found.episodes} gradient spikes the kNN accuracy is {100 * abs(found.fall):.1f} points {way} on "
-        f"average than before ({100 * found.by_chance:+.1f} points of fall by chance, p = {p_value(found.p)})."
+        f"average than before ({100 * abs(found.by_chance):.1f} {other} by chance, p {equals(found.p)})."
     )
     verdict = "falls" if found.p <= used["alpha"] and found.fall > 0 else "none"
     return [Finding("after spikes", sentence, verdict, numbers, method, used)]

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from stabilitylab.findings import Finding
-from stabilitylab.phrasing import count, p_value, signed
+from stabilitylab.phrasing import count, equals, signed
 from stabilitylab.telling.evidence import Evidence
 
 __all__ = ["tell_couplings"]
@@ -41,7 +41,8 @@ def tell_couplings(evidence: Evidence) -> list[Finding]:
         said = "; ".join(_said({str(key): value for key, value in row.items()}) for row in clear)
         p = max(row["p_adjusted"] for row in clear)
         sentence = f"{said[:1].upper()}{said[1:]}. "
-        sentence += f"Against moved targets p = {p_value(p)} at most, corrected over {count(tested, 'coupling')}."
+        most = " at most" if len(clear) > 1 else ""
+        sentence += f"Against moved targets p {equals(p)}{most}, corrected over {count(tested, 'coupling')}."
         verdict = "coupled"
     elif tested:
         sentence = f"Of {count(tested, 'coupling')} between kinds of events none stands out of chance."

@@ -8,7 +8,7 @@ import numpy as np
 
 from stabilitylab.detectors.drift import FEWEST_MEASUREMENTS, Compared, Own
 from stabilitylab.findings import Finding
-from stabilitylab.phrasing import count, p_value
+from stabilitylab.phrasing import count, equals
 from stabilitylab.stats.reference import FEWEST
 from stabilitylab.telling.evidence import Evidence
 
@@ -71,7 +71,7 @@ def _own(past: Own, found: bool) -> str:
     if past.p > 0.5:
         return said
     largest = f" Its largest, {100 * past.fall:.1f} points up to step {past.until:,}, cannot be told from wandering"
-    return f"{said}{largest} (p = {p_value(past.p)})."
+    return f"{said}{largest} (p {equals(past.p)})."
 
 
 def _beside(beside: Compared, since: int | None) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from stabilitylab.findings import Episode, Finding
 from stabilitylab.leads import FEWEST, WIDTHS, depth_trend
-from stabilitylab.phrasing import count, ending, joined, p_value, signed
+from stabilitylab.phrasing import count, ending, equals, joined, signed
 from stabilitylab.sampling import spacing
 from stabilitylab.stats.proportion import binomial_p
 from stabilitylab.telling.evidence import Evidence
@@ -198,12 +198,8 @@ def say_depth(episodes: Sequence[Episode], layers: Sequence[str], parameters: Ma
         claim = "no order is seen" if verdict == "none" else f"the deeper the layer, the {way} it spikes"
         sentence = (
             f"Over depth {claim}: mean rank correlation of onset and depth {trend.correlation:+.2f} in "
-            f"{count(trend.rows, 'spike')} (Page's test p {_equals(trend.p)}, mirrored in time p "
-            f"{_equals(trend.p_mirror)}; of peaks p {_equals(p_peak)})."
+            f"{count(trend.rows, 'spike')} (Page's test p {equals(trend.p)}, mirrored in time p "
+            f"{equals(trend.p_mirror)}; of peaks p {equals(p_peak)})."
         )
     used = {name: parameters[name] for name in ("episode_gap", "alpha", "seed")}
     return [Finding("order over depth", sentence, verdict, trend._asdict() | {"p_peak": p_peak}, DEPTH_METHOD, used)]
-
-
-def _equals(p: float) -> str:
-    return f"= {p_value(p)}" if p >= 0.001 else "< 0.001"
