@@ -181,6 +181,9 @@ def test_spectrum_says_collapse_and_shades_it(analyses):
     event = Event(5100, 5100, 5150, 5300, "collapse", "spectrum.projection", "0", 64.0, 1e9)
     figure = drawn("spectrum", replace(analyses["broken"], events=(event,)))
     assert "projection: complete collapse at step 5,100" in figure.get_suptitle()
+    assert "no collapse" not in figure.get_suptitle().split("; ")[1]
+    without = drawn("spectrum", replace(analyses["broken"], events=()))
+    assert "directions dead and no collapse" in without.get_suptitle().split("; ")[1]
     (band,) = by_gid(figure, "collapse")
     edges = band.get_paths()[0].vertices[:, 0]
     assert (edges.min(), edges.max()) == (5100, 5300)

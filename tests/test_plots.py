@@ -129,6 +129,11 @@ def test_no_global_state_no_backend_no_torch(analyses):
     assert done.stdout.strip() == "[]"
 
 
+def test_a_name_beyond_the_font_is_drawn_without_a_warning(tmp_path):
+    analysis = make(tmp_path / "\N{CJK UNIFIED IDEOGRAPH-540D}", Planted(3, 60))
+    assert plots.picture("training", [analysis], tmp_path / "a.png").exists()
+
+
 def test_the_house_style_does_not_depend_on_the_users(analyses):
     with matplotlib.style.context("dark_background"):
         figure = Figure()

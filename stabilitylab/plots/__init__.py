@@ -8,6 +8,7 @@ show the first), ``SIZE`` (inches) and ``CAPTION`` (what to look at, for the rea
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -64,7 +65,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no folder to write {path.name} to")
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-    with matplotlib.rc_context({"svg.hashsalt": "stabilitylab"}):
+    with matplotlib.rc_context({"svg.hashsalt": "stabilitylab"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # of a name, drawn as a box
         replace(path, lambda file: figure.savefig(file, format=kind, dpi=DPI, metadata=undated))
     return path
 

@@ -64,7 +64,10 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         values = -np.sort(-frame.to_numpy(dtype=np.float64), axis=1)
         axes.set_title(kind, fontweight="bold")
         samples = run.about(f"spectrum.{kind}").get("samples")
-        sentences.append(_spectra(axes, frame.index.to_numpy(), values, times, kind, samples))
+        said, dead = _spectra(axes, frame.index.to_numpy(), values, times, kind, samples)
+        if dead and not events_of(analyses[0], f"spectrum.{kind}", ["collapse"]):
+            said += " and no collapse"
+        sentences.append(said)
         complete = events_of(analyses[0], f"spectrum.{kind}", ["collapse"], ["0"])
         if complete:
             sentences[-1] = f"{kind}: complete collapse at step {complete[0].start:,}"
@@ -92,14 +95,14 @@ def _unit(run: Run, kind: str) -> str:
 
 def _spectra(
     axes: Axes, steps: np.ndarray, values: np.ndarray, times: Normalize, kind: str, samples: int | None
-) -> str:
-    """Draw some spectra, evenly spaced in time, and return what the last one says."""
+) -> tuple[str, int]:
+    """Draw some spectra, evenly spaced in time; return what the last one says, and how many directions are dead."""
     whole = np.flatnonzero(np.isfinite(values).all(axis=1))
     axes.set_xlabel("direction (largest first)")
     if len(whole) == 0 or values[whole].max() <= 0:
         log_axis(axes, 1e-3, 1)
         nothing_here(axes, "no finite spectrum above zero")
-        return f"{kind}: no finite spectrum above zero"
+        return f"{kind}: no finite spectrum above zero", 0
     rows = whole[np.unique(np.linspace(0, len(whole) - 1, LINES).round().astype(int))]
     shown = values[rows]
     top = shown.max()
@@ -131,7 +134,7 @@ def _spectra(
         said += f"\n{len(values) - len(whole):,} of {len(values):,} spectra not finite"
     paper = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "boxstyle": "square,pad=0.15"}
     axes.text(0.03, 0.12, said, transform=axes.transAxes, fontsize=8.5, color=INK, bbox=paper, zorder=4)
-    return f"{kind}: {dead} of {len(directions)} directions dead" if dead else f"{kind}: no dead directions"
+    return f"{kind}: {f'{dead} of {len(directions)} directions dead' if dead else 'no dead directions'}", dead
 
 
 def _decades(axes: Axes, floor: float, top: float, zeros: bool) -> None:
