@@ -120,6 +120,7 @@ BROKEN = {
     "wide.csv": ("step,loss\n0,1\n".encode("utf-16"), "UTF-16"),
     "picture.png": (b"\x89PNG\r\n\x1a\n\x00\x00", "expected: TensorBoard event files"),
     "pickle.pt": (b"PK\x03\x04\x00\x00", "binary"),
+    "one_column.csv": (b"loss\n1\n2\n", "has no column of steps"),
     "text.txt": (b"hello\nworld\n", "is no log that can be imported"),
     "cut.json": (b'[{"step": 0, "loss": 1}, {"step": 1, "lo', "no JSON, or cut off"),
     "numbers.json": (b"[1, 2]", "expected objects, name to value"),

@@ -92,7 +92,7 @@ def _kind(path: Path) -> str:
     if text.lstrip()[:1] in ("{", "["):
         return "json"
     lines = text.splitlines()
-    if lines and any(delimiter in lines[0] for delimiter in ",;\t"):
+    if lines and (path.suffix.lower() == ".csv" or any(delimiter in lines[0] for delimiter in ",;\t")):
         return "csv"
     raise InputError(f"{path} is no log that can be imported; expected: {EXPECTED}")
 
