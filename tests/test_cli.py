@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -186,3 +188,36 @@ def test_presets_and_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_version() -> None:
     assert cli("--version") == (0, f"stabilitylab, version {__version__}\n")
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_any_work(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    other = write_run(tmp_path / "runs" / "two")
+    for words in (["plot", run], ["compare", run, "--", other]):
+        code, output = cli(*words, "--out", tmp_path / "file" / "out")
+        assert code == 1
+        assert output.endswith(f"{tmp_path / 'file'} is a file; expected a folder\n")
+        assert output.count("\n") == 1  # nothing was told before
+
+
+def test_a_reader_that_stops_reading_is_no_error(run: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = Path(sys.executable).parent / "stabilitylab"
+    for words in (["synthesize", "x", "--dry-run"], ["analyze", run, "--no-pictures"]):
+        done = subprocess.run([script, *words], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, "")
+    os.close(writing)
+
+
+def test_a_full_disk_names_the_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, output = cli("analyze", run, "--no-pictures")
+    assert code == 1
+    last = output.splitlines()[-1]
+    assert last.startswith(f"Error: {run / 'analysis'}/")
+    assert last.endswith(": No space left on device")
+    assert list((run / "analysis").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -14,7 +15,7 @@ from stabilitylab.errors import InputError
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
 
-__all__ = ["RUNS", "analyses_of", "configured", "draw", "plainly"]
+__all__ = ["RUNS", "analyses_of", "configured", "draw", "plainly", "refuse_no_folder"]
 
 RUNS = Path("runs")
 """Where runs are written and looked for."""
@@ -29,6 +30,8 @@ def plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **options)
         except InputError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:  # the reader has seen enough: click ends without a word
+            raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{where}{error.strerror or error}") from error
@@ -47,6 +50,17 @@ def configured(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def refuse_no_folder(out: Path | None) -> None:
+    """Raise `InputError` if a folder cannot be made or written to, before any work is done for it."""
+    if out is None:
+        return
+    there = next(each for each in (out, *out.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise InputError(f"--out was {out}: {there} is a file; expected a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--out was {out}: the folder {there} cannot be written to")
 
 
 def analyses_of(paths: tuple[Path, ...], skip_damaged: bool, references: tuple[Path, ...] = ()) -> list[Analysis]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stabilitylab.cli._options import analyses_of, plainly
+from stabilitylab.cli._options import analyses_of, plainly, refuse_no_folder
 from stabilitylab.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def compare(
     from stabilitylab import compare as comparing
     from stabilitylab.findings import to_json
 
+    refuse_no_folder(out)
     groups = _groups(runs, names)
     analyses = {name: analyses_of(tuple(map(Path, paths)), skip_damaged) for name, paths in groups.items()}
     found = comparing.compare(analyses, measures or comparing.DEFAULT, paired=not unpaired)

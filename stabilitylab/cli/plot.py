@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stabilitylab.cli._options import analyses_of, draw, plainly
+from stabilitylab.cli._options import analyses_of, draw, plainly, refuse_no_folder
 
 __all__ = ["plot"]
 
@@ -23,4 +23,5 @@ def plot(runs: tuple[Path, ...], pictures: tuple[str, ...], suffix: str, out: Pa
 
     RUN: run folders [default: the newest one in ./runs].
     """
+    refuse_no_folder(out)
     draw(analyses_of(runs, skip_damaged), out, suffix, pictures or None)

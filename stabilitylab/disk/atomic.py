@@ -30,9 +30,11 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # a full disk names no file, and nobody knows the temporary one
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 

@@ -211,10 +211,10 @@ def _check_names(settings: Mapping[str, Any], kinds: Mapping[str, type[Parameter
         section = name.rpartition(".")[0]
         others = [each for each in known if each.startswith(f"{section}.")] if section else []
         owners = _owners(name)
-        hint = f"did you mean {' or '.join(near)}?" if near else ""
-        hint = f"it belongs to {', '.join(owners)};" if owners else hint
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; it belongs to {', '.join(owners)};" if owners else hint
         rest = f"in {section}: {', '.join(others)}" if others else f"sections: {', '.join(sorted(kinds))}"
-        raise InputError(f"no setting is named {name!r}; {hint + ' ' if hint else ''}({rest})")
+        raise InputError(f"no setting is named {name!r}{hint} ({rest})")
 
 
 def _owners(name: str) -> list[str]:
