@@ -239,15 +239,27 @@ def test_the_dry_run_says_what_every_field_is_and_writes_nothing(tmp_path):
     [
         ("no_such=1", "synthesize.no_such is not known; synthesize has steps"),
         ("steps=0", "synthesize.steps was 0"),
-        ("lags=[1, 2]", "lags must have one value or one for each of the 6 layers"),
+        ("lags=[1, 2]", "lags must have one value or one for each of the 6 layers, not [1, 2]"),
         ("update_lead=3", "update_lead needs updates=true"),
         ("collapse_tap=representation", "collapse_tap is 'representation', which is not among the taps"),
         ("phases=[[50, 20]]", "phases must be pairs"),
         ("steps=1000000000", "must not exceed"),
+        ("spikes=[99999]", "spikes of a run of 2,000 steps must lie between 0 and 1,998; 99,999 was given"),
+        ("spikes=[5, -1]", "; -1 was given"),
+        ("nonfinite=2000", "nonfinite of a run of 2,000 steps must lie between 0 and 1,999; 2,000 was given"),
+        ("phases=[[2500, 3000]]", "phases of"),
+        ("dips=1995", "dips of a run of 2,000 steps must lie between 0 and 1,990"),
+        ("accuracy_steps=1995", "accuracy_steps of"),
+        ("degrade_at=1999", "degrade_at of"),
+        ("collapse_at=1960", "collapse_at of a run of 2,000 steps must lie between 0 and 1,950"),
+        ("diverge_at=-3", "diverge_at of"),
+        ("noise_change_at=2000", "noise_change_at of"),
+        ("lags=5000", "lags of"),
+        ("loss_follow=-2000", "loss_follow of"),
     ],
 )
 def test_wrong_fields_are_one_clear_line(tmp_path, setting, said):
-    more = ["--set", "collapse_at=10"] if setting.startswith("collapse") else []
+    more = ["--set", "collapse_at=10"] if setting.startswith("collapse_tap") else []
     result = cli("synthesize", tmp_path / "run", "--set", setting, *more)
     assert result.exit_code == 1
     assert said in result.output

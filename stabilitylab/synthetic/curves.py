@@ -30,14 +30,13 @@ def loss(
                 times = (start, start, start, start)
                 events.append(Event(*times, "spike", "training.loss", "loss", given.coupled_height, np.inf))
         couplings.append(Coupling("training.loss", "spike", given.loss_follow, taken))
-    if given.diverge_at is not None and given.diverge_at < given.steps:
+    if given.diverge_at is not None:
         start, last = given.diverge_at, given.steps - 1
         values[start:] += 3.0
         events.append(Event(start, start, start, last, "divergence", "training.loss", "loss", 3.0, np.inf))
     for step in given.nonfinite:
-        if step < given.steps:
-            values[step] = np.nan
-            events.append(Event(step, step, step, step, "divergence", "training.loss", "loss", np.inf, np.inf))
+        values[step] = np.nan
+        events.append(Event(step, step, step, step, "divergence", "training.loss", "loss", np.inf, np.inf))
     return values, events, couplings
 
 
@@ -54,7 +53,7 @@ def accuracy(
         _lower(right, events, steps, (start, start + given.dip_length), "dip", given.depth)
     for start in given.accuracy_steps:
         _lower(right, events, steps, (start, given.steps), "step", given.step_depth)
-    if given.degrade_at is not None and given.degrade_at < given.steps - 1:
+    if given.degrade_at is not None:
         loss_so_far = np.clip((steps - given.degrade_at) / (given.steps - 1 - given.degrade_at), 0, 1)
         right -= given.degrade_by * loss_so_far
         _lower(right, events, steps, (given.degrade_at, given.steps), "drift", given.degrade_by, lower=False)

@@ -146,7 +146,8 @@ class Parameters(parameters.Parameters):
     def _fits(self) -> Parameters:
         for name in ("heights", "lags", "loudness"):
             if len(getattr(self, name)) not in (1, self.layers):
-                raise ValueError(f"{name} must have one value or one for each of the {self.layers} layers")
+                given = list(getattr(self, name))
+                raise ValueError(f"{name} must have one value or one for each of the {self.layers} layers, not {given}")
         if min(self.heights) <= 0 or min(self.loudness) < 0:
             raise ValueError("heights must be positive ratios, and loudness must not be negative")
         if self.dead > self.dimensions:
@@ -164,4 +165,27 @@ class Parameters(parameters.Parameters):
         for lead, series in (("update_lead", "updates"), ("adam_lead", "adam")):
             if getattr(self, lead) is not None and not getattr(self, series):
                 raise ValueError(f"{lead} needs {series}=true")
+        return self
+
+    @model_validator(mode="after")
+    def _lies_inside(self) -> Parameters:
+        """Refuse what would begin outside of the run, or after the last measurement that could show it."""
+        last = self.steps - 1
+        measured, spectra = (last // every * every for every in (self.knn_every, self.spectrum_every))
+        latest = dict.fromkeys(("noise_change_at", "nonfinite", "phases", "diverge_at"), last)
+        latest |= {"dips": measured, "accuracy_steps": measured, "degrade_at": last - 1, "collapse_at": spectra}
+        earliest = dict.fromkeys(latest, 0) | {"spikes": -self.lags[0]}
+        latest["spikes"] = last - self.length - self.ramp - self.lags[0]
+        for name in ("lags", "update_lead", "adam_lead", "loss_follow", "dip_follow", "rank_follow"):
+            earliest[name], latest[name] = -last, last
+        for name, end in latest.items():
+            given = getattr(self, name)
+            given = [start for start, _ in given] if name == "phases" else given
+            times = [given] if isinstance(given, int) else given or ()
+            wrong = [each for each in times if not earliest[name] <= each <= end]
+            if wrong:
+                raise ValueError(
+                    f"{name} of a run of {self.steps:,} steps must lie between {earliest[name]:,} and {end:,}; "
+                    f"{wrong[0]:,} was given"
+                )
         return self
