@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["count", "ending", "equals", "joined", "occasions", "p_value", "ratio", "signed", "span", "times"]
+__all__ = ["count", "ending", "equals", "joined", "occasions", "p_cell", "p_value", "ratio", "signed", "span", "times"]
 
 
 def span(frame: pd.DataFrame) -> str:
@@ -58,6 +58,11 @@ def p_value(value: float) -> str:
 def equals(p: float) -> str:
     """Return a p-value with its sign of equality, or of being less."""
     return f"= {p_value(p)}" if p >= 0.001 else "< 0.001"
+
+
+def p_cell(p: float) -> str:
+    """Return a p-value as it stands in a table."""
+    return equals(p).removeprefix("= ")
 
 
 def joined(names: Sequence[str], most: int = 6) -> str:

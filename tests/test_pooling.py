@@ -77,6 +77,8 @@ def test_on_the_command_line(folders, analyses, monkeypatch):
     assert told.exit_code == 0, told.output
     assert "3 runs pooled: seed0, seed1, seed2" in told.output
     assert "the later layer follows, in steps" in told.output
+    assert "  < 0.001  " in told.output  # smallest p
+    assert "less than" not in told.output.partition("- lead")[0]
     assert "lead (leads): By spike onsets, patch_embed leads blocks.0 by +4 steps" in told.output
     listed = json.loads(CliRunner().invoke(main, [*words, "--json"]).output)
     assert listed[-1]["pooled"] == ["seed0", "seed1", "seed2"]

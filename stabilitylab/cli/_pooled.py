@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stabilitylab.phrasing import count, p_value, signed
+from stabilitylab.phrasing import count, p_cell, signed
 
 if TYPE_CHECKING:
     from stabilitylab.pooling import Pooled
@@ -40,7 +40,7 @@ def tell_pooled(pooled: Pooled) -> None:
 
 def _cells(row: Mapping[Any, Any]) -> list[str]:
     few = row["verdict"] == "too few events"
-    numbers = [""] * 2 if few else [p_value(row["p_adjusted"]), f"{row['p_smallest']:.2g}"]
+    numbers = [""] * 2 if few else [p_cell(row["p_adjusted"]), p_cell(row["p_smallest"])]
     interval = "" if row["low"] != row["low"] else f"{signed(row['low'])} to {signed(row['high'])}"
     return [
         row["layer"], row["verdict"], "" if row["lag"] != row["lag"] else signed(row["lag"]), interval,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stabilitylab.measures import MEASURES
-from stabilitylab.phrasing import count, equals, p_value
+from stabilitylab.phrasing import count, equals, p_cell, p_value
 from stabilitylab.stats.difference import ExcessError
 
 __all__ = ["ALWAYS", "DIFFERENCE", "about_excess", "about_failures", "cells", "headline", "size"]
@@ -175,7 +175,7 @@ def cells(row: Mapping[Any, Any]) -> list[str]:
         value, low, high = (f"{'+' if factor * each > 0 else ''}{_short(factor * each)}" for each in numbers)
     number = count(int(row["pairs"]), "pair") if row["pairs"] else f"{row['runs_first']}, {row['runs_second']}"
     p, corrected, permuted, smallest = (
-        p_value(row[each]).replace("less than ", "<") if row[each] == row[each] else "-"
+        p_cell(row[each]) if row[each] == row[each] else "-"
         for each in ("p", "p_corrected", "p_permutation", "p_smallest")
     )
     permuted = f"{permuted} (at least {smallest})" if permuted != "-" else "-"
