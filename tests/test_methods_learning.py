@@ -17,6 +17,8 @@ from stabilitylab.training.loop import prepare, train
 
 RECIPE = {
     "data.batch_size": 64,
+    "optimizer.name": "muon",  # with AdamW three of the methods are hardly above the raw pixels in so short a training
+    "optimizer.lr": 5e-3,
     "data.held_out_images": 359,
     "augment.jitter_probability": 0.0,  # the views are moved, as the digits are with which is judged, and no more
     "augment.blur_probability": [0.0, 0.0],
@@ -26,11 +28,8 @@ RECIPE = {
     "record.self_check": 0,
     "checkpoint.every": 0,
 } | {f"probes.{name}": False for name in plugins.names("probes") if name != "training"}
-SHORT = {"moco_v3": {"method.projector_layers": 1, "method.momentum": 0.9, "optimizer.lr": 4e-3}}
+SHORT = {"moco_v3": {"method.projector_layers": 1, "method.momentum": 0.9}}
 """What the preset does not say of a method, as it is made for this one and for longer trainings."""
-
-NEAR, BEHIND = {"byol"}, {"dino"}
-"""Above the raw pixels by four points, of which rounding may take some, and not above; see docs/methods.md."""
 
 
 class Quiet:
@@ -59,4 +58,4 @@ def test_every_method_learns_to_recognize_moved_digits(tmp_path: Path, name: str
     raw = accuracy(bank.images, bank.labels, queries, held_out.labels)
     print(f"{name}: raw pixels {raw:.3f}, untrained {untrained:.3f}, learned {learned:.3f}")
     assert learned > untrained + 0.05
-    assert (learned > raw + (0.0 if name in NEAR else 0.03)) == (name not in BEHIND)  # told when it catches up
+    assert learned > raw + 0.03

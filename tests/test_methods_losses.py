@@ -70,14 +70,18 @@ def swav(made: Any, views: list[Tensor]) -> Tensor:
     return naive.swapped(assigned, scores, 0.3)
 
 
-def dino(made: Any, views: list[Tensor]) -> Tensor:
+def dino(made: Any, views: list[Tensor], centering: str = "mean") -> Tensor:
     student, teacher = made.prototypes.weight, made.momentum_prototypes.weight
     outputs = [torch.stack([naive.cosine(row, each) for row in view for each in student]).view(-1, 6)
                for view in views]  # fmt: skip
     targets = [torch.stack([naive.cosine(row, each) for row in keys(made, view) for each in teacher]).view(-1, 6)
                for view in views[:2]]  # fmt: skip
     # a quarter of the way, half of the warm-up: half-way between the temperatures
-    return naive.swapped([each.detach() for each in naive.dino_targets(targets, made.center, 0.055)], outputs, 0.3)
+    if centering == "mean":
+        aims = naive.dino_targets(targets, made.center, 0.055)
+    else:
+        aims = naive.sinkhorn(torch.cat(targets).detach(), 0.055, 3).split(len(targets[0]))
+    return naive.swapped([each.detach() for each in aims], outputs, 0.3)
 
 
 def supervised(made: Any, views: list[Tensor]) -> Tensor:
@@ -105,6 +109,7 @@ CASES: list[tuple[str, dict[str, Any], Twin, int]] = [
     ("directclr", T | {"d0": 3}, directclr, 2),
     ("dino", SMALL_DINO, dino, 2),
     ("dino", SMALL_DINO, dino, 4),
+    ("dino", SMALL_DINO | {"centering": "sinkhorn"}, lambda made, views: dino(made, views, "sinkhorn"), 4),
     ("vicreg", {}, lambda made, views: naive.vicreg(*views, (25.0, 25.0, 1.0)), 2),
     ("barlow_twins", {}, lambda made, views: naive.barlow_twins(*views, 5e-3), 2),
     ("simsiam", {}, simsiam, 2),

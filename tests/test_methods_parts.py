@@ -126,6 +126,9 @@ def test_the_center_follows_the_mean_of_the_teacher_after_the_loss() -> None:
         torch.testing.assert_close(made.center, center)
     made.eval()(tuple(views), 0.0)
     torch.testing.assert_close(made.center, center)
+    made = method("dino", prototypes=6, centering="sinkhorn")
+    made(tuple(views), 0.0)
+    assert not made.center.any()
 
 
 # ---- queue and bank

@@ -16,11 +16,14 @@ from torch.nn.functional import linear, normalize
 from stabilitylab.methods._encoder import MomentumEncoder
 from stabilitylab.methods._exchange import UNKNOWN, Batch, Images, MakeBackbone, Output
 from stabilitylab.methods._precision import full, full_products
-from stabilitylab.methods._prototypes import swapped, thawed
+from stabilitylab.methods._prototypes import sinkhorn, swapped, thawed
 from stabilitylab.models.collectives import gather, sum_over_ranks, world_size
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Method"]
+
+ITERATIONS = 3
+"""How often Sinkhorn's algorithm rescales, as in DINOv2."""
 
 
 class Method(MomentumEncoder):
@@ -49,6 +52,9 @@ class Method(MomentumEncoder):
         """Momentum of the teacher at the start; 0 makes it a copy of the student."""
         momentum_schedule: Literal["cosine", "constant"] = "cosine"
         """Whether the momentum rises to 1 by a cosine over the training, or stays."""
+        centering: Literal["mean", "sinkhorn"] = "mean"
+        """How all of the teacher's outputs come to be used: a moving mean is taken away, or Sinkhorn's algorithm as in
+        DINOv2 (Oquab et al., 2023, arXiv 2304.07193), where ``center_momentum`` is without effect."""
         center_momentum: float = Field(0.9, ge=0, le=1)
         """Part of the center that is kept in each step; 1 leaves it at zero, so that nothing is centered."""
         prototypes: int = Field(65536, ge=2)
@@ -63,10 +69,10 @@ class Method(MomentumEncoder):
         """Linear layers of the projector."""
 
     settings: ClassVar[dict[str, dict[str, object]]] = {
-        "digits": {"method.prototypes": 128, "method.frozen_prototypes": 20, "method.momentum": 0.95,
-                   "method.center_momentum": 0.5, "method.first_teacher_temperature": 0.02,
+        "digits": {"method.prototypes": 128, "method.frozen_prototypes": 20, "method.momentum": 0.9,
+                   "method.centering": "sinkhorn", "method.first_teacher_temperature": 0.02,
                    "method.teacher_temperature": 0.02, "method.projector_layers": 2,
-                   "optimizer.lr": 2e-3},
+                   "optimizer.lr": 4e-3},
         "small": {"method.prototypes": 4096, "method.frozen_prototypes": 100},
     }  # fmt: skip
     takes_small_crops: ClassVar[bool] = True
@@ -115,8 +121,7 @@ class Method(MomentumEncoder):
         keys = self.keys(batch.views[:2])
         with torch.no_grad():
             teacher_NK = [self._outputs(each, self.get_submodule("momentum_prototypes").weight) for each in keys]  # type: ignore[arg-type]
-            temperature = self._teacher_temperature(batch.progress)
-            targets = [((each - self.center) / temperature).softmax(dim=1) for each in teacher_NK]
+            targets = self._targets(teacher_NK, self._teacher_temperature(batch.progress))
         loss = swapped(targets, outputs_NK, self.config.temperature)
         entropy = torch.stack([torch.special.entr(each).sum(dim=1).mean() for each in targets]).mean()
         told = {
@@ -127,6 +132,12 @@ class Method(MomentumEncoder):
         if self.training:
             self._after(torch.cat(teacher_NK))
         return Output(loss, {"prediction": outputs_NK[0], "key": gather(keys[0])}, {}, told)
+
+    def _targets(self, teacher_NK: list[Tensor], temperature: float) -> list[Tensor]:
+        """Return the teacher's distribution over the outputs for each view; Sinkhorn's algorithm takes both at once."""
+        if self.config.centering == "mean":
+            return [((each - self.center) / temperature).softmax(dim=1) for each in teacher_NK]
+        return list(sinkhorn(torch.cat(teacher_NK), temperature, ITERATIONS).split(len(teacher_NK[0])))
 
     @staticmethod
     def _outputs(projection_ND: Tensor, weight_KD: Tensor) -> Tensor:
@@ -140,7 +151,9 @@ class Method(MomentumEncoder):
 
     @torch.no_grad()
     def _after(self, teacher_NK: Tensor) -> None:
-        """Count the step, and let the center follow the mean output of the teacher over all ranks."""
+        """Count the step, and let the center, if there is one, follow the mean output of the teacher over all ranks."""
         self.steps += 1
+        if self.config.centering == "sinkhorn":
+            return
         mean_K = sum_over_ranks(teacher_NK.mean(dim=0)) / world_size()
         self.center = torch.lerp(mean_K, self.center, self.config.center_momentum)
