@@ -22,6 +22,7 @@ from stabilitylab.episodes import follow, group, layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Episode, Event, Finding
 from stabilitylab.leads import COLUMNS, lags
+from stabilitylab.phrasing import rounded
 from stabilitylab.run import Run
 from stabilitylab.sampling import limit_lags, spacing
 from stabilitylab.schema import SCHEMA
@@ -109,7 +110,7 @@ class Analysis:
         tracker = plugins.load("mirrors", mirror)(folder, 0) if isinstance(mirror, str) else mirror
         for each in self.events:
             where = f"{each.label} of {each.series}, steps {each.start:,} to {each.stop:,}"
-            tracker.event(each.peak, each.kind, f"{each.kind} in {where}: height {each.height:.3g}")
+            tracker.event(each.peak, each.kind, f"{each.kind} in {where}: height {rounded(each.height)}")
         last = max((each.stop for each in self.events), default=0)
         for finding in self.findings:
             tracker.event(last, "finding", f"{finding.kind} ({finding.verdict}): {finding.sentence}")

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["count", "ending", "equals", "joined", "occasions", "p_cell", "p_value", "ratio", "signed", "span", "times"]
+__all__ = [
+    "count", "ending", "equals", "joined", "occasions", "p_cell", "p_value", "ratio", "rounded", "signed", "span",
+    "times",
+]  # fmt: skip
 
 
 def span(frame: pd.DataFrame) -> str:
@@ -43,6 +46,12 @@ def ending(number: int) -> str:
 def ratio(value: float) -> str:
     """Return a ratio with no more digits than it deserves."""
     return f"{value:.1f}x" if value < 10 else f"{value:,.0f}x"
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """Return a number with so many digits, or with all those before its point: 0.25, 1,500, 3e-07, 2e+12."""
+    whole = 10**digits - 0.5 <= abs(value) < 1e9
+    return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
 
 
 def signed(value: float) -> str:

@@ -231,16 +231,17 @@ def cli(*words):
 
 
 def test_the_dry_run_shows_the_mapping_and_writes_nothing(tmp_path):
-    (tmp_path / "log.csv").write_text("step,train/loss,x.w\n0,1,NaN\n50,2,3\n")
+    (tmp_path / "log.csv").write_text("step,train/loss,x.w,val/f1\n0,1,NaN,1\n50,2,3,\n1000,,,2\n")
     before = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")}
     words = ["import", tmp_path / "log.csv", "--map", "(?P<label>.*\\.w)=gradients.norm", "--out", tmp_path / "run"]
     result = cli(*words, "--dry-run")
     assert result.exit_code == 0, result.output
     assert "train/loss -> training.loss loss: 2 values about every 50 steps\n" in result.output
     assert "x.w -> gradients.norm x.w: 2 values about every 50 steps, 1 not finite\n" in result.output
+    assert "val/f1 -> imported.val_f1: 2 values about every 1,000 steps\n" in result.output
     assert {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")} == before
     listed = json.loads(cli(*words, "--dry-run", "--json").output)
-    assert [each["series"] for each in listed["columns"]] == ["gradients.norm", "training.loss"]
+    assert [each["series"] for each in listed["columns"]] == ["gradients.norm", "training.loss", "imported.val_f1"]
     assert cli(*words).exit_code == 0
     again = cli(*words)
     assert again.exit_code == 1

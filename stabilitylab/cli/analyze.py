@@ -12,6 +12,7 @@ from stabilitylab.cli._conditions import conditions_of, report_conditions
 from stabilitylab.cli._options import analyses_of, draw, plainly
 from stabilitylab.cli._pooled import tell_pooled
 from stabilitylab.cli._table import print_table, refuse_unwritable, write_table
+from stabilitylab.phrasing import rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,4 +160,4 @@ def _size(event: Event) -> str:
         return "not finite"
     if event.kind in ("dip", "step", "drop", "drift"):
         return f"{100 * event.height:.1f} points"
-    return f"{event.height:.3g}x" if event.kind in ("spike", "shift") else f"{event.height:.3g}"
+    return rounded(event.height) + ("x" if event.kind in ("spike", "shift") else "")

@@ -74,4 +74,8 @@ def _tell(plan: Plan, notes: list[str]) -> None:
 
 
 def _often(every: float) -> str:
-    return "every step" if every == 1 else f"about every {every:,.3g} steps"
+    from stabilitylab.phrasing import rounded
+
+    if every == 1:
+        return "every step"
+    return "about every step" if rounded(every) == "1" else f"about every {rounded(every)} steps"

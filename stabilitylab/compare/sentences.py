@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stabilitylab.measures import MEASURES
-from stabilitylab.phrasing import count, equals, p_cell, p_value
+from stabilitylab.phrasing import count, equals, p_cell, p_value, rounded
 from stabilitylab.stats.difference import ExcessError
 
 __all__ = ["ALWAYS", "DIFFERENCE", "about_excess", "about_failures", "cells", "headline", "size"]
@@ -134,7 +134,7 @@ def _short(value: float) -> str:
 
 
 def _plain(name: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if MEASURES[name].unit == "accuracy" else f"{value:,.4g}"
+    return f"{100 * value:.1f} %" if MEASURES[name].unit == "accuracy" else rounded(value, 4)
 
 
 def about_failures(diverged: Mapping[str, tuple[int, int]]) -> list[str]:

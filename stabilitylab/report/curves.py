@@ -10,6 +10,7 @@ import numpy as np
 
 from stabilitylab.episodes import layer_magnitudes
 from stabilitylab.findings import Event
+from stabilitylab.phrasing import rounded
 from stabilitylab.plots._choice import events_of, first_middle_last, has_rows
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import DEPTH
@@ -73,7 +74,8 @@ class Panel:
         low, high = (min(float(each.min()) for each in finite if len(each)),
                      max(float(each.max()) for each in finite if len(each)))  # fmt: skip
         first, last = min(int(each[0]) for each in steps), max(int(each[-1]) for each in steps)
-        text = f"{self.title} ({self.unit}) over steps {first:,} to {last:,}: between {low:.3g} and {high:.3g}"
+        text = f"{self.title} ({self.unit}) over steps {first:,} to {last:,}: "
+        text += f"between {rounded(low)} and {rounded(high)}"
         return text + (f", {len(self.peaks)} peaks of spikes marked" if self.peaks else "")
 
 

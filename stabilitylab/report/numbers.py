@@ -7,6 +7,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from stabilitylab.findings import to_json
+from stabilitylab.phrasing import rounded
 
 __all__ = ["numbers"]
 
@@ -45,4 +46,4 @@ def _short(value: Any) -> str:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return rounded(value, 4) if isinstance(value, float) else str(value)

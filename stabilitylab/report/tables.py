@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stabilitylab.phrasing import count, equals, joined, signed
+from stabilitylab.phrasing import count, equals, joined, rounded, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ def size(event: Event) -> str:
         return f"{100 * event.height:.1f} points"
     if event.kind == "collapse":
         return f"{count(int(event.height), 'direction')}"
-    return f"{event.height:.3g}\N{NO-BREAK SPACE}×" if event.kind in ("spike", "shift") else f"{event.height:.3g}"  # noqa: RUF001
+    return rounded(event.height) + ("\N{NO-BREAK SPACE}×" if event.kind in ("spike", "shift") else "")  # noqa: RUF001
 
 
 def lag_rows(analysis: Analysis) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 from stabilitylab.calibration import Calibration
 from stabilitylab.detectors.spike import Resolution
 from stabilitylab.findings import Finding
-from stabilitylab.phrasing import count, joined, ratio, span
+from stabilitylab.phrasing import count, joined, ratio, rounded, span
 from stabilitylab.sampling import spacing
 from stabilitylab.telling.evidence import Evidence
 
@@ -81,10 +81,12 @@ def _trust(calibration: Calibration | None, samples: int, unit: str) -> str:
         return f" How many would be seen by chance cannot be said: too few quiet {unit}s."
     rate = calibration.false_alarms
     found = joined([f"{100 * each.value:.0f} % of {ratio(height)}" for height, each in calibration.power.items()])
+    false, low, high, here = (
+        rounded(each, 2) for each in (rate.value, rate.low, rate.high, rate.value * samples / 1e4)
+    )
     return (
-        f" Noise like this run's alone gives {rate.value:.2g} [{rate.low:.2g}, {rate.high:.2g}] spikes in 10,000 "
-        f"{unit}s of a layer, at most about {rate.value * samples / 1e4:.2g} in this record, each in a single layer; "
-        f"of spikes of one {unit} planted in it {found} are found."
+        f" Noise like this run's alone gives {false} [{low}, {high}] spikes in 10,000 {unit}s of a layer, at most "
+        f"about {here} in this record, each in a single layer; of spikes of one {unit} planted in it {found} are found."
     )
 
 

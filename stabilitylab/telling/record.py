@@ -8,7 +8,7 @@ import numpy as np
 
 from stabilitylab.detectors import collapse, divergence
 from stabilitylab.findings import Finding
-from stabilitylab.phrasing import count, joined, span
+from stabilitylab.phrasing import count, joined, rounded, span
 from stabilitylab.sampling import spacing
 from stabilitylab.telling.evidence import Evidence
 from stabilitylab.trials import Trials
@@ -41,8 +41,8 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
     elif rising:
         left, last = rising[0], int(frame.index[-1])
         parts.append(
-            f"It left its level at step {left.start:,}, by {left.height:.3g}, and had not come back at step {last:,}: "
-            f"whether it will cannot be told from fewer than {patience:,} losses."
+            f"It left its level at step {left.start:,}, by {rounded(left.height)}, and had not come back at step "
+            f"{last:,}: whether it will cannot be told from fewer than {patience:,} losses."
         )
     elif finite.sum() < needed:
         parts.append(f"Whether it left its level for good cannot be judged with fewer than {needed:,} finite losses.")
