@@ -131,6 +131,10 @@ FORMS = {
     "columns.json": pd.DataFrame([{**row, "loss": str(row["loss"])} for row in ROWS]).to_json(double_precision=15),
     "table.csv": "_step,loss,acc,note\n0,0.1,,a\n1,NaN,0.5,b\n2,Infinity,0.3333333333333333,\n3,-inf,nan,\n",
     "semicolons.csv": "\ufeff_step;loss;acc\n0;0.1;\n1; nan;0.5\n2;inf;0.3333333333333333\n3;-Infinity;NaN\n",
+    "commas.csv": "_step;loss;acc\n0;0,1;\n1; nan;0,5\n2;inf;0,3333333333333333\n3,0;-Infinity;NaN\n",
+    "commas.tsv": "_step\tloss\tacc\n0\t1,0e-1\t\n1\tnan\t,5\n2\tinf\t 0,3333333333333333 \n3\t-inf\tNaN\n",
+    "comments.csv": "# run 7\n\n_step,loss,acc\n0,0.1,\n1,nan,0.5\n2,inf,0.3333333333333333\n# resumed\n3,-inf,NaN\n",
+    "numpy.csv": "# run 7\n# _step,loss,acc\n0,0.1,\n1,nan,0.5\n2,inf,0.3333333333333333\n3,-inf,NaN\n",
     "long.csv": "step,name,value\n0,loss,0.1\n1,loss,NaN\n1,acc,0.5\n2,acc,0.3333333333333333\n2,loss,inf\n"
     "3,acc,nan\n3,loss,-inf",
     "state.json": json.dumps({"best": None, "log_history": [{**row, "step": row["_step"]} for row in ROWS]}),
@@ -198,6 +202,7 @@ def test_wandb_histograms_and_its_export_of_a_chart(tmp_path):
     (tmp_path / "chart.csv").write_text(chart)
     import_run([tmp_path / "chart.csv"], tmp_path / "chart")
     assert Run(tmp_path / "chart")["training.loss"]["loss"].tolist() == [1.5]
+    assert "old-sun-7 - train/loss__MIN" in Run(tmp_path / "chart").header["imported"]["left_out"]
 
 
 def test_blocks_and_order_change_nothing(tmp_path, monkeypatch):
@@ -289,6 +294,30 @@ def test_a_run_logged_every_50_steps_says_so_and_claims_no_lag(tmp_path):
     (sampling,) = [each for each in analysis.findings if each.kind == "sampling"]
     assert sampling.verdict == "not judged"
     assert "logged every 50 steps" in sampling.sentence
+    assert "Lags under 50 steps cannot be seen" in sampling.sentence
+
+
+def test_an_accuracy_under_another_name_is_judged_as_the_hint_says(tmp_path):
+    made = synthetic.synthesize(steps=3000, layers=2, dips=(1500,), depth=0.2)
+    accuracy = 100 * made.series["knn.accuracy"][["bank"]]
+    accuracy.columns = ["eval acc@1"]
+    accuracy.join(made.series["training.loss"]).to_csv(tmp_path / "log.csv")
+    assert "dips of eval acc@1 are judged with --map" in cli("import", tmp_path / "log.csv", "--out", tmp_path / "one")
+    told = " ".join(cli("analyze", tmp_path / "one", "--no-pictures", "--no-report").split())
+    flag = re.search(r"\(eval acc@1 is judged if the log is imported with (--map '.*?')\)", told)
+    hinted = cli("import", tmp_path / "log.csv", "--out", tmp_path / "two", *shlex.split(flag[1]))
+    assert "are judged with" not in hinted
+    events = [each for each in analyze(Run(tmp_path / "two"), draws=100).events if each.kind == "dip"]
+    assert [(each.start, each.label) for each in events] == [(1500, "bank")]
+
+
+def test_rows_apart_of_any_series_with_layers_are_told(tmp_path):
+    steps = pd.Index(range(0, 5000, 50), name="step")
+    frame = pd.DataFrame({f"update_ratio/blocks.{each}.w": 1.0 for each in range(2)}, index=steps)
+    frame.to_csv(tmp_path / "log.csv")
+    said = cli("import", tmp_path / "log.csv", "--out", tmp_path / "run")
+    assert "updates.ratio was logged every 50 steps: lags under 50 steps cannot be seen" in said
+    (sampling,) = [each for each in analyze(Run(tmp_path / "run"), draws=100).findings if each.kind == "sampling"]
     assert "Lags under 50 steps cannot be seen" in sampling.sentence
 
 

@@ -18,7 +18,7 @@ from stabilitylab import InputError, Run
 from stabilitylab.cli import main
 from stabilitylab.importing import import_run, survey
 from stabilitylab.importing.columns import histogram_norm
-from stabilitylab.importing.mapping import layers_in, parse_maps, place
+from stabilitylab.importing.mapping import accuracies, layers_in, parse_maps, place
 
 # ---- the mapping
 
@@ -55,6 +55,13 @@ from stabilitylab.importing.mapping import layers_in, parse_maps, place
 def test_what_others_log_goes_where_it_belongs(name, series, label):
     found = place({name: False})[name]
     assert (found.series, found.label) == (series, label)
+
+
+def test_accuracies_of_others_are_known_by_name():
+    held_out = ["val_acc", "val_accuracy", "val/acc1", "eval_accuracy", "eval_top1", "valAcc", "test/acc@1", "acc/val"]
+    plain = ["top1", "accuracy", "Acc"]
+    none = ["train_acc", "val_loss", "gradient_accumulation", "val_top5", "access", "stop_1", "train/accuracy", "a.cc"]
+    assert accuracies([*plain, *none, *held_out]) == [*held_out, *plain]
 
 
 def test_patterns_of_the_user_come_first_and_nothing_is_lost():
@@ -131,6 +138,9 @@ BROKEN = {
     "no_rows.parquet": (parquet(pd.DataFrame({"step": [], "loss": []})), "has no rows"),
     "events.out.tfevents.1.x": (b"not an event file at all", "no event file"),
     "two_runs.csv": (b"run,step,tag,value\na,0,loss,1\nb,0,loss,2\n", "several runs: a, b"),
+    "quoted.csv": (b'step,loss\n0,"0,5"\n', "loss is left out .text, such as '0,5'; decimal commas are read where"),
+    "thousands.csv": (b"step;loss\n999;0,5\n1,000;0,5\n", "the step '1,000' has a comma"),
+    "chart.csv": (b"Step,a - loss,a - loss__MIN,b - loss\n0,1,1,2\n", "several runs: a, b; export the chart of one"),
     "huge_step.csv": (b"step,loss\n1e30,1\n", "beyond"),
 }
 
@@ -195,11 +205,11 @@ def test_cut_ends_odd_rows_and_odd_steps_are_left_out_and_told(tmp_path):
     for each in (
         "characters at the end that are no whole object",
         "no whole record",
-        "1 rows without a step",
-        "1 rows with a negative step",
+        "1 row without a step",
+        "1 row with a negative step",
         "2 rows with another number of cells",
-        "values of odd that are no numbers",
-        "1 values at a step that had one already",
+        "1 value of odd left out: no numbers",
+        "1 other value at a step that had one already",
     ):
         assert each in said, each
 
@@ -212,6 +222,26 @@ def test_files_of_one_run_stand_beside_each_other_or_continue(tmp_path):
     run = Run(tmp_path / "run")
     assert run["training.loss"]["loss"].tolist() == [1, 1, 2, 2]
     assert run["imported.val"].index.tolist() == [0, 3]
+
+
+def test_equal_values_at_a_step_are_no_loss(tmp_path):
+    """Lightning writes what it trained and what it validated at a step in rows of their own, each with the epoch."""
+    rows = ["epoch,step,train_loss,val_acc", *(f"{at // 20},{at * 50 + 49},{at}.5," for at in range(40))]
+    rows[20:20] = ["0,999,,0.25"]
+    (tmp_path / "metrics.csv").write_text("\n".join([*rows, "1,1999,,nan", "1,1999,,NaN"]))
+    plan, notes = import_run([tmp_path / "metrics.csv"], tmp_path / "run")
+    assert not [each for each in notes if "already" in each]
+    assert {row["column"]: row["every"] for row in plan.rows()} == {"train_loss": 50, "epoch": 50, "val_acc": 1000}
+    (tmp_path / "other.csv").write_text("step,loss\n0,1\n0,nan\n0,1\n0,2\n")
+    _, notes = import_run([tmp_path / "other.csv"], tmp_path / "other")
+    assert notes == ["3 other values at a step that had one already; the last one counts"]
+
+
+def test_numbers_with_thousands_are_no_decimals(tmp_path):
+    (tmp_path / "log.tsv").write_text("step\tloss\ttokens\n0\t0.5\t1,024\n1\t0.4\t2,048\n")
+    plan, _ = import_run([tmp_path / "log.tsv"], tmp_path / "run")
+    assert "no number has a point" in plan.left_out["tokens"]
+    assert Run(tmp_path / "run").series == ("training.loss",)
 
 
 def test_percent_and_epochs_are_told(tmp_path):

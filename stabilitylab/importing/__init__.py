@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stabilitylab.errors import InputError
 from stabilitylab.importing.assembly import Ends, assemble, out_of_step
-from stabilitylab.importing.mapping import parse_maps
+from stabilitylab.importing.mapping import map_to, parse_maps
 from stabilitylab.importing.plan import Plan, make_plan
 from stabilitylab.importing.reading import read
 from stabilitylab.importing.sources import find_sources
@@ -95,7 +95,8 @@ def _write(plan: Plan, spool: Spool, ends: dict[str, Ends], out: Path) -> list[s
             {"file": str(each.source.path), "kind": each.source.kind, "steps": each.facts.step}
             for each in plan.log.files
         ]
-        writer.update(imported={"files": files, "notes": notes, "left_out": plan.left_out})
+        maps = {name: map_to(name, "knn.accuracy") for name in plan.accuracies()}
+        writer.update(imported={"files": files, "notes": notes, "left_out": plan.left_out, "accuracies": maps})
     except BaseException as error:
         writer.close("failed", str(error))
         raise

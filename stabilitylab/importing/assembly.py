@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stabilitylab.importing.mapping import PER_PARAMETER
 from stabilitylab.importing.plan import Plan, Series
 from stabilitylab.importing.spool import Block, Spool
+from stabilitylab.importing.values import counted
 from stabilitylab.run import RunWriter
 from stabilitylab.sampling import Gaps
 
@@ -64,7 +66,9 @@ def _tables(block: Block, series: Series, limits: np.ndarray, said: Counter[str]
         present = np.zeros(values.shape, dtype=bool)
         values[row[here] - first, column[here]] = value[here]  # the last one stays
         present[row[here] - first, column[here]] = True
-        said["values at a step that had one already; the last one counts"] += int(here.sum() - present.sum())
+        left = values[row[here] - first, column[here]]
+        lost = (value[here] != left) & ~(np.isnan(value[here]) & np.isnan(left))
+        said["other values at a step that had one already; the last one counts"] += int(lost.sum())
         yield Table(own, values * series.factor, present)
 
 
@@ -134,7 +138,8 @@ def assemble(plan: Plan, spool: Spool, ends: dict[str, Ends], writer: RunWriter)
                     gaps[series.name].add(steps)
     for series in plan.series:
         writer.declare(series.name, series.labels, **_about(plan, series, gaps[series.name]))
-    return [f"{number:,} {what}" for what, number in said.items() if number] + _ended(plan, ends, gaps)
+    told = [counted(number, what) for what, number in said.items() if number]
+    return told + _ended(plan, ends, gaps) + _unseen(plan, gaps)
 
 
 def _whole(series: Series, table: Table, ends: Ends, said: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,6 +160,16 @@ def _about(plan: Plan, series: Series, gaps: Gaps) -> dict[str, object]:
     if series.name.startswith("gradients."):
         about["clipped"] = about["unscaled"] = "not known"
     return about
+
+
+def _unseen(plan: Plan, gaps: dict[str, Gaps]) -> list[str]:
+    """Say what lags cannot be seen between layers that were not logged at every step."""
+    unit = "epochs" if any(file.facts.step.lower() == "epoch" for file in plan.log.files) else "steps"
+    return [
+        f"{series.name} was logged every {every:,} {unit}: lags under {every:,} {unit} cannot be seen"
+        for series in plan.series
+        if series.name in PER_PARAMETER and (every := gaps[series.name].about()["every"]) > 1
+    ]
 
 
 def _ended(plan: Plan, ends: dict[str, Ends], gaps: dict[str, Gaps]) -> list[str]:

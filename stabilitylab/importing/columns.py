@@ -26,6 +26,9 @@ STEPS = (
 CLOCKS = re.compile(r"_?runtime|_?timestamp|wall[_ ]time|_?time|created_at|relative time.*", re.IGNORECASE)
 NAMES = ("name", "tag", "metric", "key", "variable", "series")
 NAN = {"nan", "+nan", "-nan"}
+COMMA = r"^\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*$"
+THOUSANDS = r"^\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*$"
+"""A number that may be a thousand as well as a decimal, or can only be the former."""
 
 
 class Columns:
@@ -72,6 +75,8 @@ class Columns:
     def read(self, block: Mapping[str, Any]) -> Iterator[Values]:
         """Yield the values of a block: name of a column to an Arrow array."""
         steps, present = _numbers(block[self._facts.step])
+        if present.sum() + block[self._facts.step].null_count < len(present):
+            self._refuse_thousands(block[self._facts.step])
         known, whole = whole_steps(np.where(present, steps, np.nan), self._facts, self._where)
         if self._long is not None:
             yield from self._read_long(block, known, whole)
@@ -81,6 +86,11 @@ class Columns:
                 continue
             called = self._single if self._single and name.lower() == "value" else name
             yield from self._column(called, column, known, whole)
+
+    def _refuse_thousands(self, steps: Any) -> None:
+        wrong = _first(steps, THOUSANDS)
+        if wrong:
+            raise InputError(f"{self._where}: the step {wrong!r} has a comma; write steps without any")
 
     def _column(self, name: str, column: Any, known: np.ndarray, steps: np.ndarray) -> Iterator[Values]:
         values, present = _numbers(column)
@@ -94,10 +104,10 @@ class Columns:
         if present.any():
             self._facts.ignored.pop(name, None)
             if strange:
-                self._facts.counts[f"values of {name} that are no numbers left out"] += strange
+                self._facts.counts[f"values of {name} left out: no numbers"] += strange
             yield Values(name, steps[chosen[known]], values[chosen])
         elif strange:
-            self._facts.ignored.setdefault(name, "text")
+            self._facts.ignored.setdefault(name, _what_text(column))
 
     def _read_long(self, block: Mapping[str, Any], known: np.ndarray, steps: np.ndarray) -> Iterator[Values]:
         assert self._long is not None
@@ -108,9 +118,7 @@ class Columns:
                 names = ", ".join(sorted(self._runs)[:6])
                 raise InputError(f"{self._where} holds several runs: {names}; give the rows of one")
         values, present = _numbers(block[value])
-        self._facts.counts["values that are no numbers left out"] += (
-            len(present) - int(present.sum()) - block[value].null_count
-        )
+        self._facts.counts["values left out: no numbers"] += len(present) - int(present.sum()) - block[value].null_count
         codes, names_ = pd.factorize(block[key].cast(pa.string()).to_numpy(zero_copy_only=False))
         everywhere = np.zeros(len(known), dtype="int64")
         everywhere[known] = steps
@@ -141,6 +149,22 @@ def _numbers(column: Any) -> tuple[np.ndarray, np.ndarray]:
         values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=float)
         spelled = text.str.lower().isin(NAN).to_numpy(dtype=bool)
         return values, present & (~np.isnan(values) | spelled)
+
+
+def _first(column: Any, pattern: str) -> str:
+    """Return the first text of a column that matches a pattern; nothing if none does, or it is no text."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return ""
+    return str(next(iter(column.filter(pc.match_substring_regex(column, pattern)).to_pylist()), ""))
+
+
+def _what_text(column: Any) -> str:
+    """Return why a column without a number is left out."""
+    comma, some = _first(column, COMMA), _first(column, ".")
+    if comma:
+        reason = "decimal commas are read where semicolons or tabs separate the cells and no number has a point"
+        return f"text, such as {comma!r}; {reason}"
+    return f"text, such as {some[:20]!r}" if some else f"no numbers, but {column.type}"
 
 
 def _histograms(column: Any) -> np.ndarray | None:

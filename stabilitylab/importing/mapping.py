@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from stabilitylab.errors import InputError
 from stabilitylab.importing.sources import natural
 from stabilitylab.layers import Layers, layers_of
 
-__all__ = ["PER_PARAMETER", "Pattern", "Place", "layers_in", "parse_maps", "place"]
+__all__ = ["PER_PARAMETER", "Pattern", "Place", "accuracies", "layers_in", "map_to", "parse_maps", "place"]
 
 TRAIN = r"(?:train(?:ing)?[/_.])?"
 NORM = r"(?:grad(?:ient)?s?)(?:[_/.]?(?:l2_?)?norms?)"
@@ -169,6 +170,25 @@ def _own(name: str, taken: set[str]) -> str:
         number += 1
         series = f"{plain}_{number}"
     return series
+
+
+HELD_OUT = {"val", "valid", "validation", "eval", "test", "dev", "linear", "probe"}
+
+
+def accuracies(names: Iterable[str]) -> list[str]:
+    """Return which names are of accuracies, but for those of training batches; those of held-out data come first."""
+    found = []
+    for name in names:
+        parts = set(re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+        is_one = parts & {"acc", "accuracy", "accuracies"} or {"top", "1"} <= parts
+        if is_one and not parts & {"5", "10", "std", "stderr", "loss", "train", "training"}:
+            found.append((not parts & HELD_OUT, name))
+    return [name for _, name in sorted(found, key=lambda each: each[0])]
+
+
+def map_to(name: str, series: str) -> str:
+    """Return the value of ``--map`` that sends a column to a series, quoted for a shell."""
+    return shlex.quote(f"{re.escape(name)}={series}")
 
 
 def layers_in(labels: Sequence[str]) -> tuple[list[str], Layers | None]:

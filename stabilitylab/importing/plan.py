@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stabilitylab.importing.mapping import PER_PARAMETER, Pattern, layers_in, place
+from stabilitylab.importing.mapping import PER_PARAMETER, Pattern, accuracies, layers_in, map_to, place
 from stabilitylab.importing.reading import Column, Log
+from stabilitylab.importing.values import counted
 from stabilitylab.layers import Layers
 
 __all__ = ["Plan", "Series", "make_plan"]
@@ -53,7 +54,7 @@ class Plan:
         for series in self.series:
             for number, label in zip(series.columns, series.labels, strict=True):
                 column = self.log.columns[number]
-                every = (column.last - column.first) / max(column.count - 1, 1)
+                every = (column.last - column.first) / max(column.rows - 1, 1)
                 found.append(
                     {
                         "column": column.name, "series": series.name, "label": label, "values": column.count,
@@ -62,13 +63,20 @@ class Plan:
                 )  # fmt: skip
         return found
 
+    def accuracies(self) -> list[str]:
+        """Return columns that may be accuracies of held-out data, the surest first, if none is judged as one."""
+        if any(series.name == "knn.accuracy" for series in self.series):
+            return []
+        own = [self.log.columns[series.columns[0]] for series in self.series if series.name.startswith("imported.")]
+        return accuracies([each.name for each in own if 0 < each.largest <= 100])
+
     def notes(self) -> list[str]:
         """Return what could not be read, and other things to know, one sentence each."""
         said = []
         for file in self.log.files:
             for what, number in file.facts.counts.items():
                 if number or "for want of" in what:
-                    said.append(f"{file.source.path}: {f'{number:,} ' if number else ''}{what}")
+                    said.append(f"{file.source.path}: {counted(number, what) if number else what}")
         for name, why in self.kept_apart.items():
             said.append(f"{name} is a series of its own: {why}")
         for series in self.series:
@@ -76,6 +84,8 @@ class Plan:
                 said.append(f"{series.name} is in percent in the log; divided by {1 / series.factor:g}")
             if series.estimated:
                 said.append(f"{series.name} is estimated from histograms, as exactly as their bins are narrow")
+        if names := self.accuracies():
+            said.append(f"dips of {names[0]} are judged with --map {map_to(names[0], 'knn.accuracy')}")
         return said
 
 

@@ -27,11 +27,14 @@ class Column:
     name: str
     histogram: bool
     count: int = 0
+    rows: int = 0
+    """Values at another step than the one before."""
     first: int = FOREVER
     last: int = -1
     largest: float = -np.inf
     """Of its finite values."""
     nonfinite: int = 0
+    _previous: int = -1
 
     def add(self, each: Values) -> None:
         """Count values."""
@@ -39,6 +42,8 @@ class Column:
         self.count += len(each.steps)
         self.nonfinite += int((~finite).sum())
         if len(each.steps):
+            self.rows += int((np.diff(each.steps, prepend=self._previous) != 0).sum())
+            self._previous = int(each.steps[-1])
             self.first, self.last = min(self.first, int(each.steps.min())), max(self.last, int(each.steps.max()))
         self.largest = max(self.largest, float(each.values[finite].max(initial=-np.inf)))
 
@@ -128,7 +133,9 @@ def read(sources: Sequence[Source], step: str | None, spool: Spool | None = None
                     spool.add(number, at, each.steps, each.values)
     if not any(column.count for column in log.columns):
         names = ", ".join(str(source.path) for source in sources)
-        raise InputError(f"{names}: there is no number in it that has a step")
+        ignored = {name: why for file in log.files for name, why in file.facts.ignored.items()}
+        reasons = "; ".join(f"{name} is left out ({why})" for name, why in list(ignored.items())[:3])
+        raise InputError(f"{names}: there is no number in it that has a step{'; ' + reasons if reasons else ''}")
     return log
 
 

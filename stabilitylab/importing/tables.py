@@ -11,7 +11,8 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from stabilitylab.errors import InputError
-from stabilitylab.importing.columns import Columns
+from stabilitylab.importing.columns import CLOCKS, Columns
+from stabilitylab.importing.decimals import DecimalCommas
 from stabilitylab.importing.sources import Source, decoded
 from stabilitylab.importing.values import Facts, Values
 
@@ -22,6 +23,8 @@ BLOCK = 8 * 2**20
 
 CELLS = 2_000_000
 """Cells of a Parquet table that are read at once."""
+
+EXTREMES = ("__MIN", "__MAX")
 
 MISSING = ["", "null", "NULL", "None", "none", "NA", "N/A", "<NA>", "#N/A"]
 """What stands for no value. NaN does not: it is one."""
@@ -35,9 +38,7 @@ def read_csv(source: Source, step: str | None, facts: Facts) -> Iterator[Values]
     Raises:
         InputError: if it is not UTF-8 or no table, or no column counts steps.
     """
-    with open(source.path, "rb") as file:
-        header = decoded(source.path, file.readline(BLOCK)).rstrip("\r\n")
-    delimiter = max(",;\t", key=header.count)
+    names, delimiter, before = _header(source)
 
     def leave_out(_: pcsv.InvalidRow) -> str:
         facts.counts["rows with another number of cells than the header left out"] += 1
@@ -45,19 +46,59 @@ def read_csv(source: Source, step: str | None, facts: Facts) -> Iterator[Values]
 
     parsing = pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=leave_out)
     try:
-        names = next(csv.reader([header], delimiter=delimiter))
-        reader = pcsv.open_csv(source.path, pcsv.ReadOptions(block_size=BLOCK), parsing, _as_text(names))
-        called = _without_run(names)
+        called = _without_run(names, facts, str(source.path))
         columns = Columns(called, step, facts, str(source.path), _tag(source))
+        reading = pcsv.ReadOptions(block_size=BLOCK, skip_rows=before, column_names=names)
+        reader = pcsv.open_csv(source.path, reading, parsing, _as_text(names))
+        commas = DecimalCommas(facts, facts.step, filter(CLOCKS.fullmatch, called)) if delimiter != "," else None
         rows = 0
         for batch in reader:
             rows += batch.num_rows
-            yield from columns.read(dict(zip(called, batch.columns, strict=True)))
+            block = dict(zip(called, batch.columns, strict=True))
+            yield from columns.read(commas.with_points(block) if commas is not None else block)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         what = str(error).splitlines()[0]
         raise InputError(f"{source.path} is no table in CSV and UTF-8 that can be read: {what}") from error
     if rows == 0:
         raise InputError(f"{source.path} has a header and no rows")
+
+
+def _header(source: Source) -> tuple[list[str], str, int]:
+    """Return the names of the columns, what separates them, and how many lines come before the rows.
+
+    Lines that are empty or begin with ``#`` may come first; the last of these is the header if numbers follow it, as
+    numpy writes it.
+    """
+    comment, number = "", 0
+    with open(source.path, "rb") as file:
+        while line := file.readline(BLOCK):
+            number += 1
+            text = decoded(source.path, line).strip("\r\n")
+            if text.strip() and not text.startswith("#"):
+                break
+            comment = text.lstrip("# ") or comment
+        else:
+            text = ""
+    cells, delimiter = _split(text)
+    names, of_comment = _split(comment)
+    if comment and len(names) == len(cells) and delimiter == of_comment and all(map(_is_number, cells)):
+        return names, delimiter, number - 1
+    return cells, delimiter, number
+
+
+def _split(line: str) -> tuple[list[str], str]:
+    """Return the cells of a line, and what separates them: that which makes the most of them."""
+    cut = {mark: next(csv.reader([line], delimiter=mark), []) for mark in ",;\t"}
+    mark = max(cut, key=lambda each: len(cut[each]))
+    return cut[mark], mark
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", "."))
+    except ValueError:
+        return cell in MISSING
+    return True
 
 
 def _as_text(names: list[str]) -> pcsv.ConvertOptions:
@@ -66,14 +107,26 @@ def _as_text(names: list[str]) -> pcsv.ConvertOptions:
     )
 
 
-def _without_run(names: list[str]) -> list[str]:
-    """Return the names of an export of W&B without its run; the extremes over a smoothed stretch are left out."""
-    runs = {name.split(" - ", 1)[0] for name in names if " - " in name}
-    if len(runs) != 1:
+def _without_run(names: list[str], facts: Facts, where: str) -> list[str]:
+    """Return the names of the export of a chart of W&B without its run, and empty ones for what is left out.
+
+    Raises:
+        InputError: if it holds several runs.
+    """
+    if not any(name.endswith(EXTREMES) and " - " in name for name in names):
         return names
-    short = [name.split(" - ", 1)[-1] for name in names]
-    kept = ["" if name.endswith(("__MIN", "__MAX")) else name for name in short]
-    return [name if name not in kept[:place] else "" for place, name in enumerate(kept)]
+    runs = list(dict.fromkeys(name.split(" - ", 1)[0] for name in names if " - " in name))
+    if len(runs) > 1:
+        raise InputError(f"{where} holds several runs: {', '.join(runs[:6])}; export the chart of one")
+    kept: list[str] = []
+    for name in names:
+        short = name.split(" - ", 1)[-1]
+        why = "the smallest or largest of several points in the chart" if short.endswith(EXTREMES) else ""
+        why = why or ("a second column of this name" if short in kept else "")
+        if why:
+            facts.ignored[name] = why
+        kept.append("" if why else short)
+    return kept
 
 
 def _tag(source: Source) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 
 from stabilitylab.errors import InputError
 
-__all__ = ["Facts", "Values", "whole_steps"]
+__all__ = ["Facts", "Values", "counted", "whole_steps"]
 
 LAST_STEP = 10**15
 
@@ -41,6 +42,11 @@ class Facts:
     """First and last wall-clock time in it."""
     purge: int | None = None
     """The file itself says that it replaces everything from this step on."""
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number and a sentence that begins with its noun in the plural, such as ``rows without a step``."""
+    return f"{number:,} {what}" if number != 1 else "1 " + re.sub(r"s\b", "", what, count=1)
 
 
 def whole_steps(steps: np.ndarray, facts: Facts, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -165,6 +165,15 @@ def tell_others(evidence: Evidence) -> list[Finding]:
     return findings
 
 
+def _hint(evidence: Evidence) -> str:
+    """Say how an accuracy that was imported from somebody's log can be judged."""
+    imported = evidence.run.header.get("imported")
+    maps = imported.get("accuracies") if isinstance(imported, dict) else None
+    for name, value in maps.items() if isinstance(maps, dict) else ():
+        return f" ({name} is judged if the log is imported with --map {value})"
+    return ""
+
+
 TOLD = ("representation", "projection")
 """Embeddings that are told of where nothing happened, too."""
 
@@ -183,7 +192,7 @@ def tell_not_judged(evidence: Evidence) -> list[Finding]:
     layers = evidence.run.layers
     for name, what in WANTED.items():
         if name not in evidence.run:
-            reasons[name] = f"{what}: {name} was not recorded"
+            reasons[name] = f"{what}: {name} was not recorded{_hint(evidence) if name == 'knn.accuracy' else ''}"
         elif name == "gradients.norm" and not layers.names:
             reasons[name] = f"{what}: the run names no layers"
         elif evidence.frames[name].empty:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["tell_sampling"]
 
+LAYERED = ("gradients.norm", "gradients.max", "updates.ratio", "adam.rms")
+"""Series with columns for layers, that in whose rows spikes are sought first."""
+
 METHOD = "median and largest number of steps between the rows of each series"
 
 
@@ -46,7 +49,7 @@ def _imported(run: Run, imported: Mapping[str, Any]) -> Finding:
     told = [name for name in sampling if not name.startswith("imported.")] or list(sampling)
     unit = "epoch" if "epoch" in _counters(imported) else "step"
     said = [_how_often({name: sampling[name] for name in told}, unit)]
-    every = _every(sampling.get("gradients.norm", {}))
+    every = next((_every(sampling[name]) for name in LAYERED if name in sampling), 0)
     if every > 1:
         said.append(_unseen(every, unit))
     if "gradients.norm" in sampling and "estimated" in run.about("gradients.norm"):
