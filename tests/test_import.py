@@ -78,6 +78,16 @@ def test_a_resumed_run_wins_from_its_first_step(tmp_path, purge):
     assert any("replaced by a later file" in note for note in run.header["imported"]["notes"])
 
 
+def test_a_file_that_was_never_written_is_told(tmp_path):
+    write_events(tmp_path, {"loss": dict.fromkeys(range(0, 500, 25), 1.0)})
+    write_events(tmp_path, {"loss": dict.fromkeys((*range(450, 900, 25), 1475), 2.0)})
+    (tmp_path / "events.out.tfevents.9.x").touch()
+    said = cli("import", tmp_path, "--out", tmp_path / "run")
+    assert "tfevents.9.x: empty; its writer was killed" in said
+    assert "loss -> training.loss loss: 39 values about every 25 steps with gaps of up to 600\n" in said
+    assert len(Run(tmp_path / "run")["training.loss"]) == 37
+
+
 def test_the_tenth_file_of_a_folder_comes_after_the_ninth(tmp_path):
     (tmp_path / "log").mkdir()
     for number in (9, 10):  # tensorboard numbers the writers of a process

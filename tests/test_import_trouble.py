@@ -204,7 +204,7 @@ def test_cut_ends_odd_rows_and_odd_steps_are_left_out_and_told(tmp_path):
     assert Run(tmp_path / "three")["imported.step"]["step_"].to_dict() == {0: 7}
     for each in (
         "characters at the end that are no whole object",
-        "no whole record",
+        "after the last whole record",
         "1 row without a step",
         "1 row with a negative step",
         "2 rows with another number of cells",

@@ -61,7 +61,7 @@ def _tell(plan: Plan, notes: list[str]) -> None:
     from stabilitylab.phrasing import count
 
     for row in plan.rows():
-        every = f"at step {row['first']:,}" if row["values"] == 1 else _often(row["every"])
+        every = f"at step {row['first']:,}" if row["values"] == 1 else _often(row["every"], row["largest_gap"])
         target = row["series"] if row["series"].startswith("imported.") else f"{row['series']} {row['label']}"
         odd = f", {row['nonfinite']:,} not finite" if row["nonfinite"] else ""
         click.echo(f"{row['column']} -> {target}: {count(row['values'], 'value')} {every}{odd}")
@@ -73,9 +73,8 @@ def _tell(plan: Plan, notes: list[str]) -> None:
         click.echo(f"note: {note}")
 
 
-def _often(every: float) -> str:
+def _often(every: float, largest: int) -> str:
     from stabilitylab.phrasing import rounded
 
-    if every == 1:
-        return "every step"
-    return "about every step" if rounded(every) == "1" else f"about every {rounded(every)} steps"
+    often = "every step" if every == 1 else f"about every {rounded(every)} steps"
+    return often + (f" with gaps of up to {largest:,}" if largest > every else "")

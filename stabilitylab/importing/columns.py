@@ -69,7 +69,7 @@ class Columns:
         if found is None:
             raise InputError(f"{self._where} has no column of steps; name it with --step, of {shown}")
         if found.lower() == "epoch":
-            self._facts.counts["rows whose time is counted in epochs, for want of steps"] += 0
+            self._facts.remarks.append("time is counted in epochs, for want of steps")
         return found
 
     def read(self, block: Mapping[str, Any]) -> Iterator[Values]:

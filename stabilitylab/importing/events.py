@@ -36,6 +36,9 @@ def read_events(source: Source, facts: Facts) -> Iterator[Values]:
     except ImportError as error:
         raise InputError("event files need tensorboard: pip install 'stabilitylab[tensorboard]'") from error
     facts.step = "step"
+    if source.path.stat().st_size == 0:
+        facts.remarks.append("empty; its writer was killed before it wrote")
+        return
     gathered = _Gathered(source.prefix)
     whole = 0
     for record in RawEventFileLoader(str(source.path)).Load():
@@ -56,9 +59,8 @@ def read_events(source: Source, facts: Facts) -> Iterator[Values]:
     if whole == 0:
         raise InputError(f"{source.path} is no event file, or its first record is damaged")
     if whole < size:
-        facts.counts["bytes at the end that are no whole record (the writer was killed, or is still writing)"] += (
-            size - whole
-        )
+        why = "the writer was killed or is still writing, or a record is damaged"
+        facts.counts[f"bytes after the last whole record ({why})"] += size - whole
     yield from gathered.take()
 
 

@@ -54,11 +54,11 @@ class Plan:
         for series in self.series:
             for number, label in zip(series.columns, series.labels, strict=True):
                 column = self.log.columns[number]
-                every = (column.last - column.first) / max(column.rows - 1, 1)
                 found.append(
                     {
                         "column": column.name, "series": series.name, "label": label, "values": column.count,
-                        "first": column.first, "last": column.last, "every": every, "nonfinite": column.nonfinite,
+                        "first": column.first, "last": column.last, "every": column.every,
+                        "largest_gap": column.largest_gap, "nonfinite": column.nonfinite,
                     }
                 )  # fmt: skip
         return found
@@ -74,9 +74,8 @@ class Plan:
         """Return what could not be read, and other things to know, one sentence each."""
         said = []
         for file in self.log.files:
-            for what, number in file.facts.counts.items():
-                if number or "for want of" in what:
-                    said.append(f"{file.source.path}: {counted(number, what) if number else what}")
+            told = [counted(number, what) for what, number in file.facts.counts.items() if number]
+            said += [f"{file.source.path}: {each}" for each in [*file.facts.remarks, *told]]
         for name, why in self.kept_apart.items():
             said.append(f"{name} is a series of its own: {why}")
         for series in self.series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -27,14 +28,14 @@ class Column:
     name: str
     histogram: bool
     count: int = 0
-    rows: int = 0
-    """Values at another step than the one before."""
     first: int = FOREVER
     last: int = -1
     largest: float = -np.inf
     """Of its finite values."""
     nonfinite: int = 0
-    _previous: int = -1
+    _gaps: Counter[int] = field(default_factory=Counter)
+    """Steps from one value to the next, in the order of the log, to how many."""
+    _previous: int | None = None
 
     def add(self, each: Values) -> None:
         """Count values."""
@@ -42,10 +43,32 @@ class Column:
         self.count += len(each.steps)
         self.nonfinite += int((~finite).sum())
         if len(each.steps):
-            self.rows += int((np.diff(each.steps, prepend=self._previous) != 0).sum())
+            before = each.steps[:1] if self._previous is None else [self._previous]
+            sizes, numbers = np.unique(np.diff(each.steps, prepend=before), return_counts=True)
+            self._gaps.update(dict(zip(sizes.tolist(), numbers.tolist(), strict=True)))
             self._previous = int(each.steps[-1])
             self.first, self.last = min(self.first, int(each.steps.min())), max(self.last, int(each.steps.max()))
         self.largest = max(self.largest, float(each.values[finite].max(initial=-np.inf)))
+
+    @property
+    def every(self) -> float:
+        """The usual number of steps from value to value: the median, or the mean where they are in no order."""
+        forward = self._forward()
+        if not forward:
+            return (self.last - self.first) / max(self.count - 1, 1)
+        passed = np.cumsum([number for _, number in forward])
+        return float(forward[np.searchsorted(passed, passed[-1] / 2)][0])
+
+    @property
+    def largest_gap(self) -> int:
+        """The largest number of steps from value to value; 0 where they are in no order, or there is but one."""
+        return max((size for size, _ in self._forward()), default=0)
+
+    def _forward(self) -> list[tuple[int, int]]:
+        """Return the gaps by size, and how many; none where they are in no order: a restart goes back, but seldom."""
+        forward = sorted((size, number) for size, number in self._gaps.items() if size > 0)
+        backward = sum(number for size, number in self._gaps.items() if size < 0)
+        return forward if 10 * backward < sum(number for _, number in forward) else []
 
 
 @dataclass
@@ -134,8 +157,9 @@ def read(sources: Sequence[Source], step: str | None, spool: Spool | None = None
     if not any(column.count for column in log.columns):
         names = ", ".join(str(source.path) for source in sources)
         ignored = {name: why for file in log.files for name, why in file.facts.ignored.items()}
-        reasons = "; ".join(f"{name} is left out ({why})" for name, why in list(ignored.items())[:3])
-        raise InputError(f"{names}: there is no number in it that has a step{'; ' + reasons if reasons else ''}")
+        reasons = [f"{name} is left out ({why})" for name, why in list(ignored.items())[:3]]
+        reasons += [each for file in log.files[:3] for each in file.facts.remarks]
+        raise InputError("; ".join([f"{names}: there is no number in it that has a step", *reasons]))
     return log
 
 

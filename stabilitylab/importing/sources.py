@@ -71,17 +71,19 @@ def _in_folder(folder: Path) -> list[Source]:
         several = ", ".join(str(where) for where in list(events)[:6])
         raise InputError(f"{folder} holds several runs; import one of them: {several}")
     return [
-        Source(path, _kind(path), "" if where == top else f"{where.relative_to(top).as_posix()}/")
+        Source(path, _kind(path, "tensorboard"), "" if where == top else f"{where.relative_to(top).as_posix()}/")
         for where, paths in events.items()
         for path in paths
     ]
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path, of_empty: str = "") -> str:
     if not path.is_file():
         raise InputError(f"{path} is no regular file; expected: {EXPECTED}")
     with open(path, "rb") as file:
         head = file.read(HEAD)
+    if not head and of_empty:
+        return of_empty
     if not head:
         raise InputError(f"{path} is empty")
     if "tfevents" in path.name:

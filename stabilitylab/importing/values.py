@@ -36,6 +36,8 @@ class Facts:
     """The column that counts the steps."""
     counts: Counter[str] = field(default_factory=Counter)
     """Sentence to how many values, rows or bytes it holds for."""
+    remarks: list[str] = field(default_factory=list)
+    """Sentences about the file itself."""
     ignored: dict[str, str] = field(default_factory=dict)
     """Column that holds nothing to import, to the reason."""
     clock: tuple[float, float] | None = None
