@@ -98,6 +98,8 @@ def test_layers_come_in_the_order_of_a_model_from_an_alphabetical_log():
     assert sorted(labels) == sorted(vit)
     _, layers = layers_in(["stem", "blocks.0", "blocks.1", "head"])  # layers, not parameters
     assert layers.names == ("stem", "blocks.0", "blocks.1", "head")
+    _, layers = layers_in(["patch_embed", "blocks.0", "blocks.1", "norm"])  # though one has the name of a parameter
+    assert layers.names == ("patch_embed", "blocks.0", "blocks.1", "norm")
     _, layers = layers_in(["encoder/block_0/kernel", "encoder/block_1/kernel"])
     assert layers.names == ("block_0", "block_1")
     assert layers.of["encoder/block_1/kernel"] == "block_1"
@@ -244,6 +246,20 @@ def test_numbers_with_thousands_are_no_decimals(tmp_path):
     assert Run(tmp_path / "run").series == ("training.loss",)
 
 
+def test_what_is_below_zero_is_no_norm(tmp_path):
+    (tmp_path / "log.csv").write_text("step,grads/a.weight,grads/b.weight,grads/c.weight\n0,1,-1,-inf\n1,1,1,1\n")
+    _, notes = import_run([tmp_path / "log.csv"], tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert run["gradients.norm"].columns.tolist() == ["a.weight", "c.weight"]
+    assert run["imported.grads_b_weight"].iloc[:, 0].tolist() == [-1, 1]
+    assert "grads/b.weight is a series of its own: it holds values below zero, as no norm does" in notes
+
+
+def test_of_two_columns_of_steps_the_first_counts(tmp_path):
+    (tmp_path / "log.csv").write_text("step,Step,loss\n3,30,1\n")
+    assert survey([tmp_path / "log.csv"]).rows()[0]["first"] == 3
+
+
 def test_percent_and_epochs_are_told(tmp_path):
     (tmp_path / "summary.csv").write_text("epoch,train_loss,knn\n0,2.0,10\n1,1.5,55.5\n")  # as timm writes it
     _, notes = import_run([tmp_path / "summary.csv"], tmp_path / "run")
@@ -251,6 +267,10 @@ def test_percent_and_epochs_are_told(tmp_path):
     np.testing.assert_allclose(run["knn.accuracy"]["bank"], [0.1, 0.555])
     assert any("in percent" in note for note in notes)
     assert any("counted in epochs" in note for note in notes)
+    assert (
+        "train_loss -> training.loss loss: 2 values every epoch\n"
+        in cli("import", tmp_path / "summary.csv", "--dry-run").output
+    )
 
 
 # ---- the command

@@ -61,7 +61,11 @@ def _tell(plan: Plan, notes: list[str]) -> None:
     from stabilitylab.phrasing import count
 
     for row in plan.rows():
-        every = f"at step {row['first']:,}" if row["values"] == 1 else _often(row["every"], row["largest_gap"])
+        every = (
+            f"at {plan.unit} {row['first']:,}"
+            if row["values"] == 1
+            else _often(row["every"], row["largest_gap"], plan.unit)
+        )
         target = row["series"] if row["series"].startswith("imported.") else f"{row['series']} {row['label']}"
         odd = f", {row['nonfinite']:,} not finite" if row["nonfinite"] else ""
         click.echo(f"{row['column']} -> {target}: {count(row['values'], 'value')} {every}{odd}")
@@ -73,8 +77,8 @@ def _tell(plan: Plan, notes: list[str]) -> None:
         click.echo(f"note: {note}")
 
 
-def _often(every: float, largest: int) -> str:
+def _often(every: float, largest: int, unit: str) -> str:
     from stabilitylab.phrasing import rounded
 
-    often = "every step" if every == 1 else f"about every {rounded(every)} steps"
+    often = f"every {unit}" if every == 1 else f"about every {rounded(every)} {unit}s"
     return often + (f" with gaps of up to {largest:,}" if largest > every else "")

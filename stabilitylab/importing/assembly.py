@@ -164,9 +164,8 @@ def _about(plan: Plan, series: Series, gaps: Gaps) -> dict[str, object]:
 
 def _unseen(plan: Plan, gaps: dict[str, Gaps]) -> list[str]:
     """Say what lags cannot be seen between layers that were not logged at every step."""
-    unit = "epochs" if any(file.facts.step.lower() == "epoch" for file in plan.log.files) else "steps"
     return [
-        f"{series.name} was logged every {every:,} {unit}: lags under {every:,} {unit} cannot be seen"
+        f"{series.name} was logged every {every:,} {plan.unit}s: lags under {every:,} {plan.unit}s cannot be seen"
         for series in plan.series
         if series.name in PER_PARAMETER and (every := gaps[series.name].about()["every"]) > 1
     ]

@@ -50,7 +50,7 @@ class Columns:
         twice = [name for name in names if name and names.count(name) > 1]
         if twice:
             raise InputError(f"{where} has two columns that are called {twice[0]!r}")
-        lower = {name.lower(): name for name in names}
+        lower = {name.lower(): name for name in reversed(names)}  # the first of those that are alike
         facts.step = self._choose(names, lower, chosen)
         key = next((lower[name] for name in NAMES if name in lower), None)
         self._long = (key, lower["value"]) if key is not None and "value" in lower else None
@@ -160,6 +160,8 @@ def _first(column: Any, pattern: str) -> str:
 
 def _what_text(column: Any) -> str:
     """Return why a column without a number is left out."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     comma, some = _first(column, COMMA), _first(column, ".")
     if comma:
         reason = "decimal commas are read where semicolons or tabs separate the cells and no number has a point"

@@ -11,7 +11,17 @@ from stabilitylab.errors import InputError
 from stabilitylab.importing.sources import natural
 from stabilitylab.layers import Layers, layers_of
 
-__all__ = ["PER_PARAMETER", "Pattern", "Place", "accuracies", "layers_in", "map_to", "parse_maps", "place"]
+__all__ = [
+    "MAGNITUDES",
+    "PER_PARAMETER",
+    "Pattern",
+    "Place",
+    "accuracies",
+    "layers_in",
+    "map_to",
+    "parse_maps",
+    "place",
+]
 
 TRAIN = r"(?:train(?:ing)?[/_.])?"
 NORM = r"(?:grad(?:ient)?s?)(?:[_/.]?(?:l2_?)?norms?)"
@@ -22,6 +32,9 @@ NAMED = {"training.loss": "loss", "training.lr": "lr", "gradients.total": "total
 
 PER_PARAMETER = ("gradients.norm", "gradients.max", "updates.ratio", "adam.rms")
 """Series with a column for each parameter or layer."""
+
+MAGNITUDES = ("gradients.norm", "gradients.max", "gradients.total", "updates.ratio", "adam.rms")
+"""Series that hold nothing below zero."""
 
 LEAF = re.compile(
     r"(?:.*[._])?(?:weight|bias|kernel|scale|embedding|embed|token|query|gamma|beta)s?(?:_\w+)?$", re.IGNORECASE
@@ -203,7 +216,7 @@ def layers_in(labels: Sequence[str]) -> tuple[list[str], Layers | None]:
     if ordered == sorted(ordered):
         ordered.sort(key=natural)
     plain = {label: label.replace("/", ".") for label in ordered}
-    if not any(LEAF.match(each) for each in plain.values()):  # layers, not parameters
+    if 2 * sum(bool(LEAF.match(each)) for each in plain.values()) <= len(plain):  # layers, such as patch_embed
         plain = {label: f"{each}.weight" for label, each in plain.items()}
     if len(set(plain.values())) < len(plain):
         plain = {label: label for label in plain}

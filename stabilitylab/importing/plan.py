@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stabilitylab.importing.mapping import PER_PARAMETER, Pattern, accuracies, layers_in, map_to, place
+from stabilitylab.importing.mapping import MAGNITUDES, PER_PARAMETER, Pattern, accuracies, layers_in, map_to, place
 from stabilitylab.importing.reading import Column, Log
 from stabilitylab.importing.values import counted
 from stabilitylab.layers import Layers
@@ -63,6 +63,11 @@ class Plan:
                 )  # fmt: skip
         return found
 
+    @property
+    def unit(self) -> str:
+        """What steps are."""
+        return "epoch" if any(file.facts.step.lower() == "epoch" for file in self.log.files) else "step"
+
     def accuracies(self) -> list[str]:
         """Return columns that may be accuracies of held-out data, the surest first, if none is judged as one."""
         if any(series.name == "knn.accuracy" for series in self.series):
@@ -100,7 +105,14 @@ def make_plan(log: Log, given: Sequence[Pattern], apart: dict[str, str] | None =
     number = {column.name: at for at, column in enumerate(log.columns) if column.count}
     left_out = {name: why for file in log.files for name, why in file.facts.ignored.items() if name not in number}
     left_out |= {column.name: "no values" for column in log.columns if not column.count}
-    places = place({name: log.columns[at].histogram for name, at in number.items()}, given, apart)
+    histograms = {name: log.columns[at].histogram for name, at in number.items()}
+    places = place(histograms, given, apart)
+    negative = [
+        name for name, each in places.items() if each.series in MAGNITUDES and log.columns[number[name]].smallest < 0
+    ]
+    if negative:
+        apart = {**apart, **dict.fromkeys(negative, "it holds values below zero, as no norm does")}
+        places = place(histograms, given, apart)
     members: dict[str, dict[str, int]] = {}
     kept_apart = dict(apart)
     for name, target in places.items():

@@ -30,8 +30,9 @@ class Column:
     count: int = 0
     first: int = FOREVER
     last: int = -1
-    largest: float = -np.inf
+    smallest: float = np.inf
     """Of its finite values."""
+    largest: float = -np.inf
     nonfinite: int = 0
     _gaps: Counter[int] = field(default_factory=Counter)
     """Steps from one value to the next, in the order of the log, to how many."""
@@ -48,6 +49,7 @@ class Column:
             self._gaps.update(dict(zip(sizes.tolist(), numbers.tolist(), strict=True)))
             self._previous = int(each.steps[-1])
             self.first, self.last = min(self.first, int(each.steps.min())), max(self.last, int(each.steps.max()))
+        self.smallest = min(self.smallest, float(each.values[finite].min(initial=np.inf)))
         self.largest = max(self.largest, float(each.values[finite].max(initial=-np.inf)))
 
     @property
