@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from stabilitylab import InputError
 from stabilitylab.cli import main
+from stabilitylab.evaluation import knn
 from stabilitylab.evaluation.features import Features
 from stabilitylab.evaluation.judge import Judging, judge
 from stabilitylab.evaluation.knn import neighbors, vote
@@ -46,6 +47,54 @@ def test_neighbors_by_brute_force(cells: int) -> None:
     expected = np.sort(every, axis=1)[:, ::-1][:, :9]
     np.testing.assert_allclose(similarity, expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.take_along_axis(every, index.numpy(), 1), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [100_000, 2**24])
+@pytest.mark.parametrize("spread", [3.0, 0.3, 1e-4, 0.0])  # the last two: all of a class nearer than bfloat16 can tell
+def test_neighbors_from_rounded_products_are_the_exact_ones(
+    spread: float, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = []
+
+    def compared(*given: Any) -> Any:
+        precisions.append((given[4], len(given[0])))
+        return original(*given)
+
+    original = knn._compared
+    monkeypatch.setattr(knn, "_compared", compared)
+    monkeypatch.setattr(knn, "_multiplies_bfloat16", lambda _: True)
+    monkeypatch.setattr(knn, "WORTH", 10)
+    bank, queries = (clouds(number, spread, width=48, seed=number).values for number in (6007, 300))
+    bank[:4] *= 1.7  # a few are longer than one
+    queries, bank = queries / queries.norm(dim=1).mean(), bank / bank.norm(dim=1).mean()
+    similarity, index = neighbors(queries, bank, 9, cells)
+    every = queries.double() @ bank.double().T
+    expected = every.topk(9, dim=1).values
+    torch.testing.assert_close(similarity.double(), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(every.gather(1, index), expected, rtol=0, atol=2e-6)
+    assert all(len(set(each)) == 9 for each in index.tolist())
+    assert precisions[0] == (torch.bfloat16, 300)
+    again = sum(number for _, number in precisions[1:])
+    assert again == 300 if spread < 1e-3 else again < 100
+
+
+@pytest.mark.parametrize("nearest", [1.5e-4, -0.5])
+def test_neighbors_that_are_hardly_or_not_similar_are_found_too(
+    nearest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding turns some of the nearest away from the query, and of negative products the most negative come first."""
+    monkeypatch.setattr(knn, "_multiplies_bfloat16", lambda _: True)
+    monkeypatch.setattr(knn, "WORTH", 10)
+    query = normalize(clouds(1, width=48).values, dim=1).double()
+    bank = clouds(3000, width=48, seed=1).values.double()
+    bank = normalize(bank - bank @ query.T @ query, dim=1)
+    cosine = torch.full((3000, 1), -0.9, dtype=torch.float64)
+    cosine[:200, 0] = torch.linspace(nearest - 1e-3, nearest, 200)
+    bank = (cosine * query + (1 - cosine**2).sqrt() * bank).float()
+    similarity, index = neighbors(query.float(), bank, 9)
+    expected = (query @ bank.double().T).topk(9, dim=1)
+    torch.testing.assert_close(similarity.double(), expected.values, rtol=0, atol=1e-6)
+    assert set(index[0].tolist()) == set(expected.indices[0].tolist())
 
 
 def test_equal_neighbors_are_each_named_once() -> None:
