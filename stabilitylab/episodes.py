@@ -14,6 +14,9 @@ from stabilitylab.stats.lag import cluster
 
 __all__ = ["Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
 
+CELLS = 4_000_000
+"""So many are read at once, but for a single layer that has more."""
+
 SAFE = 1e-280
 """Sums of squares below it have lost digits, or all."""
 
@@ -22,7 +25,8 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[s
     """Return the gradient norm of each layer: the root of the sum of squares over its parameters.
 
     A parameter without a value at a step where others of its layer have one counts as NaN, as it was recorded.
-    One layer is read at a time, so that the memory is that of the result.
+    Few layers of a long run are read at a time, so that the memory is that of the result, and many of a short one, as
+    every reading costs time for each column of the run.
 
     Args:
         run: holds the series, a column per parameter.
@@ -34,20 +38,21 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[s
         inf if one is inf, 0 where the layer had no gradient.
     """
     recorded = set(run.about(series)["labels"])
-    layers = run.layers
+    layers = [layer for layer in run.layers.names if names is None or layer in names]
+    members = {layer: [name for name in run.layers.parameters(layer) if name in recorded] for layer in layers}
+    waiting = [layer for layer in layers if members[layer]]
     columns: dict[str, np.ndarray] = {}
     index: pd.Index | None = None
-    for layer in layers.names:
-        if names is not None and layer not in names:
-            continue
-        members = [name for name in layers.parameters(layer) if name in recorded]
-        if not members:
-            continue
-        frame = run.read(series, members)
+    while waiting:
+        ends = np.cumsum([len(members[layer]) for layer in waiting])
+        fitting = 1 if index is None else max(1, int((ends * max(len(index), 1) <= CELLS).sum()))
+        together, waiting = waiting[:fitting], waiting[fitting:]
+        frame = run.read(series, [name for layer in together for name in members[layer]])
         index = frame.index if index is None else index
         shared = frame.index if len(frame) <= len(index) else index  # a run that is being written may have grown
         index = shared
-        columns[layer] = _root_of_squares([frame[name].to_numpy(dtype=float) for name in members])
+        for layer in together:
+            columns[layer] = _root_of_squares([frame[name].to_numpy(dtype=float) for name in members[layer]])
     if index is None:
         return pd.DataFrame(index=pd.Index([], dtype="int64", name="step"))
     return pd.DataFrame({layer: values[: len(index)] for layer, values in columns.items()}, index=index)
