@@ -24,7 +24,7 @@ from stabilitylab.findings import Episode, Event, Finding
 from stabilitylab.leads import COLUMNS, lags
 from stabilitylab.phrasing import rounded
 from stabilitylab.run import Run
-from stabilitylab.sampling import limit_lags, spacing
+from stabilitylab.sampling import blind_span, limit_lags
 from stabilitylab.schema import SCHEMA
 from stabilitylab.signals import leading_layer, signals_of
 
@@ -152,7 +152,7 @@ def analyze(run: Run, *, reference: Sequence[Run] = (), **parameters: Any) -> An
             seed=limits.seed,
             magnitudes=gradients,
         )
-        table = limit_lags(table, spacing(gradients.index.to_numpy()))
+        table = limit_lags(table, blind_span(gradients.index.to_numpy()))
     signals = signals_of(run, events, leading_layer(run), detectors["spike"], detectors["dip"])
     coupled = couplings(
         signals,

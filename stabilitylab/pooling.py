@@ -12,7 +12,7 @@ from stabilitylab.episodes import layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Episode, Finding
 from stabilitylab.leads import COLUMNS, lags
-from stabilitylab.sampling import limit_lags, spacing
+from stabilitylab.sampling import blind_span, limit_lags
 from stabilitylab.telling.leads import say_depth, say_lead
 
 __all__ = ["Pooled", "pool"]
@@ -70,7 +70,7 @@ def pool(analyses: Sequence[Analysis]) -> Pooled:
         seed=limits["seed"],
         magnitudes=frames,
     )
-    table = limit_lags(table, max(spacing(each.index.to_numpy()) for each in frames))
+    table = limit_lags(table, max(blind_span(each.index.to_numpy()) for each in frames))
     findings = [say_lead(table, limits), *say_depth(episodes, layers.names, limits)] if episodes else []
     return Pooled(names, table, tuple(findings))
 

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["Gaps", "limit_lags", "spacing"]
+__all__ = ["Gaps", "blind_span", "limit_lags", "spacing"]
+
+MOST = 0.95
+"""Part of the gaps that tells how closely a series was recorded: a few long ones, as of a break, do not count."""
 
 
 class Gaps:
@@ -30,23 +33,32 @@ class Gaps:
         self.last, self.rows = int(steps[-1]), self.rows + len(steps)
 
     def about(self) -> dict[str, Any]:
-        """Return rows, first and last step, the median of the steps between rows and the largest; 0 of one row."""
-        sizes = sorted(self._counts)
-        middle, passed, median = (self.rows - 1) / 2, 0, 0
-        for size in sizes:
-            passed += self._counts[size]
-            if passed >= middle:
-                median = size
-                break
+        """Return rows, first and last step; of the steps between rows the median, what 95 % keep to, the largest."""
         return {
-            "rows": self.rows, "first": self.first, "last": self.last,
-            "every": median, "largest_gap": sizes[-1] if sizes else 0,
+            "rows": self.rows, "first": self.first, "last": self.last, "every": self._within(0.5),
+            "most_gaps": self._within(MOST), "largest_gap": self._within(1.0),
         }  # fmt: skip
+
+    def _within(self, part: float) -> int:
+        """Return the smallest number of steps that such a part of the gaps does not exceed; 0 without any."""
+        passed = 0
+        for size in sorted(self._counts):
+            passed += self._counts[size]
+            if passed >= part * (self.rows - 1):
+                return size
+        return 0
 
 
 def spacing(steps: np.ndarray) -> int:
     """Return the usual number of steps between the rows of a series: the median, at least 1."""
     return max(1, int(np.median(np.diff(steps)))) if len(steps) > 1 else 1
+
+
+def blind_span(steps: np.ndarray) -> int:
+    """Return the number of steps that 95 % of the gaps between the rows of a series do not exceed, at least 1."""
+    gaps = Gaps()
+    gaps.add(steps)
+    return max(1, int(gaps.about()["most_gaps"]))
 
 
 def limit_lags(table: pd.DataFrame, every: int) -> pd.DataFrame:
@@ -57,7 +69,7 @@ def limit_lags(table: pd.DataFrame, every: int) -> pd.DataFrame:
 
     Args:
         table: with the columns ``verdict``, ``reason``, ``low`` and ``high``, see `stabilitylab.leads.lags`.
-        every: steps between the rows of the gradients.
+        every: steps between the rows of the gradients, see `blind_span`.
     """
     if every <= 1 or table.empty:
         return table
@@ -66,5 +78,5 @@ def limit_lags(table: pd.DataFrame, every: int) -> pd.DataFrame:
     vague = claimed & ~beyond
     table = table.copy()
     table.loc[vague, "verdict"] = "inconclusive"
-    table.loc[vague, "reason"] = f"the gradients were recorded every {every:,} steps: a lag of less cannot be seen"
+    table.loc[vague, "reason"] = f"rows of the gradients lie up to {every:,} steps apart: a lag of less cannot be seen"
     return table

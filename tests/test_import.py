@@ -294,7 +294,7 @@ def test_a_run_logged_every_50_steps_says_so_and_claims_no_lag(tmp_path):
     logged(tmp_path / "log.csv", 50, steps=40_000, random_spikes=30, spacing=600, length=120, seed=2, images=2)
     run = imported(tmp_path, tmp_path / "log.csv")
     assert run.about("gradients.norm")["sampling"] == {
-        "rows": 800, "first": 0, "last": 39_950, "every": 50, "largest_gap": 50
+        "rows": 800, "first": 0, "last": 39_950, "every": 50, "most_gaps": 50, "largest_gap": 50
     }  # fmt: skip
     analysis = analyze(run)
     assert len(analysis.episodes) > 20
@@ -305,6 +305,21 @@ def test_a_run_logged_every_50_steps_says_so_and_claims_no_lag(tmp_path):
     assert sampling.verdict == "not judged"
     assert "logged every 50 steps" in sampling.sentence
     assert "Lags under 50 steps cannot be seen" in sampling.sentence
+
+
+def test_a_run_logged_at_odd_times_claims_no_lag_within_its_gaps(tmp_path):
+    """Most rows are 4 steps apart, some 60: a lag of 12 steps is none where it may come of a gap."""
+    made = synthetic.synthesize(layers=2, lags=(0, 12), steps=20_000, random_spikes=40, spacing=300, length=100, seed=1)
+    steps = np.cumsum(np.random.default_rng(0).choice([4, 60], 4000, p=[0.85, 0.15]))
+    frame = made.series["gradients.norm"].add_prefix("grad_2.0_norm/").loc[steps[steps < 20_000]]
+    frame.to_csv(tmp_path / "log.csv")
+    said = cli("import", tmp_path / "log.csv", "--out", tmp_path / "run")
+    assert "rows of gradients.norm lie up to 60 steps apart: lags under 60 steps cannot be seen" in said
+    analysis = analyze(Run(tmp_path / "run"))
+    assert analysis.lags["matched"].min() > 10
+    assert set(analysis.lags["verdict"]) == {"inconclusive"}
+    (sampling,) = [each for each in analysis.findings if each.kind == "sampling"]
+    assert "every 4 steps with gaps of up to 60 (gradients.norm). Lags under 60 steps" in sampling.sentence
 
 
 def test_an_accuracy_under_another_name_is_judged_as_the_hint_says(tmp_path):
@@ -326,7 +341,7 @@ def test_rows_apart_of_any_series_with_layers_are_told(tmp_path):
     frame = pd.DataFrame({f"update_ratio/blocks.{each}.w": 1.0 for each in range(2)}, index=steps)
     frame.to_csv(tmp_path / "log.csv")
     said = cli("import", tmp_path / "log.csv", "--out", tmp_path / "run")
-    assert "updates.ratio was logged every 50 steps: lags under 50 steps cannot be seen" in said
+    assert "rows of updates.ratio lie up to 50 steps apart: lags under 50 steps cannot be seen" in said
     (sampling,) = [each for each in analyze(Run(tmp_path / "run"), draws=100).findings if each.kind == "sampling"]
     assert "Lags under 50 steps cannot be seen" in sampling.sentence
 

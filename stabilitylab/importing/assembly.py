@@ -164,11 +164,13 @@ def _about(plan: Plan, series: Series, gaps: Gaps) -> dict[str, object]:
 
 def _unseen(plan: Plan, gaps: dict[str, Gaps]) -> list[str]:
     """Say what lags cannot be seen between layers that were not logged at every step."""
-    return [
-        f"{series.name} was logged every {every:,} {plan.unit}s: lags under {every:,} {plan.unit}s cannot be seen"
-        for series in plan.series
-        if series.name in PER_PARAMETER and (every := gaps[series.name].about()["every"]) > 1
-    ]
+    said = []
+    for series in plan.series:
+        apart = gaps[series.name].about()["most_gaps"]
+        if series.name in PER_PARAMETER and apart > 1:
+            within = f"{apart:,} {plan.unit}s"
+            said.append(f"rows of {series.name} lie up to {within} apart: lags under {within} cannot be seen")
+    return said
 
 
 def _ended(plan: Plan, ends: dict[str, Ends], gaps: dict[str, Gaps]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from stabilitylab.detectors import collapse, divergence
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined, rounded, span
-from stabilitylab.sampling import spacing
+from stabilitylab.sampling import blind_span
 from stabilitylab.telling.evidence import Evidence
 from stabilitylab.trials import Trials
 
@@ -202,9 +202,9 @@ def tell_not_judged(evidence: Evidence) -> list[Finding]:
         if resolution is None or resolution.judged == 0:
             reasons["first layer"] = f"what the first layer does: {layers.first} has no gradient, or too few steps"
         steps = evidence.frames["gradients.norm"].index
-        every = spacing(steps.to_numpy())
-        if every > 1:
-            reasons["sampling"] = f"lags under {every:,} steps: gradients were recorded every {every:,} steps"
+        apart = blind_span(steps.to_numpy())
+        if apart > 1:
+            reasons["sampling"] = f"lags under {apart:,} steps, which lie between rows of the gradients"
     for name, why in evidence.run.header.get("disabled", {}).items():
         last = (str(why.get("traceback", "")).strip().splitlines() or ["no traceback"])[-1].strip()
         reasons[f"probe {name}"] = f"the probe {name} was switched off at step {why.get('step', '?')}: {last}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined
-from stabilitylab.sampling import spacing
+from stabilitylab.sampling import blind_span, spacing
 from stabilitylab.telling.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -29,9 +29,12 @@ def tell_sampling(evidence: Evidence) -> list[Finding]:
         return [_imported(evidence.run, imported)]
     frame = evidence.frames.get("gradients.norm")
     every = 1 if frame is None else spacing(frame.index.to_numpy())
-    if every == 1:
+    apart = 1 if frame is None else blind_span(frame.index.to_numpy())
+    if every == apart == 1:
         return []
-    sentence = f"The gradients were recorded every {every:,} steps. {_unseen(every, 'step')}"
+    irregular = f" on the median, most within {apart:,}" if apart > every else ""
+    often = "every step" if every == 1 else f"every {every:,} steps"
+    sentence = f"The gradients were recorded {often}{irregular}. {_unseen(apart, 'step')}"
     return [Finding("sampling", sentence, "not judged", {"every": every, "unit": "step"}, METHOD)]
 
 
@@ -49,16 +52,18 @@ def _imported(run: Run, imported: Mapping[str, Any]) -> Finding:
     told = [name for name in sampling if not name.startswith("imported.")] or list(sampling)
     unit = "epoch" if "epoch" in _counters(imported) else "step"
     said = [_how_often({name: sampling[name] for name in told}, unit)]
-    every = next((_every(sampling[name]) for name in LAYERED if name in sampling), 0)
-    if every > 1:
-        said.append(_unseen(every, unit))
+    layered = next((sampling[name] for name in LAYERED if name in sampling), {})
+    every = _every(layered)
+    apart = max(every, _every(layered, "most_gaps"))
+    if apart > 1:
+        said.append(_unseen(apart, unit))
     if "gradients.norm" in sampling and "estimated" in run.about("gradients.norm"):
         said.append("The gradient norms are estimated from histograms.")
     odd = sum(int(run.about(name).get("nonfinite") or 0) for name in sampling)
     seen = f"{count(odd, 'value')} here {'is' if odd == 1 else 'are'} not finite" if odd else "none is here"
     said.append(f"Whether the logger dropped NaN and inf cannot be known ({seen}), nor whether it clipped or averaged.")
     numbers = {"every": every, "unit": unit, "nonfinite": odd, "sampling": sampling, "notes": imported.get("notes")}
-    return Finding("sampling", " ".join(said), "none" if every == 1 else "not judged", numbers, METHOD)
+    return Finding("sampling", " ".join(said), "none" if apart == 1 else "not judged", numbers, METHOD)
 
 
 def _counters(imported: Mapping[str, Any]) -> set[str]:
@@ -66,8 +71,8 @@ def _counters(imported: Mapping[str, Any]) -> set[str]:
     return {str(each.get("steps")).lower() for each in files} if isinstance(files, list) else set()
 
 
-def _every(sampling: Mapping[str, Any]) -> int:
-    every = sampling.get("every", 0)
+def _every(sampling: Mapping[str, Any], key: str = "every") -> int:
+    every = sampling.get(key, 0)
     return int(every) if isinstance(every, int | float) else 0
 
 
