@@ -239,6 +239,14 @@ class TestAnalyze:
         assert (found.verdict, found.numbers["first"]) == ("rising", 60)
         assert "whether it will cannot be told" in found.sentence
 
+    @pytest.mark.parametrize("measurements", [12, 13, 14, 20])
+    def test_few_measurements_are_said_to_be_no_judgement(self, tmp_path, measurements):
+        made = make(tmp_path / "r", steps=10 * measurements, layers=2, knn_every=10)
+        found = finding(analyze(made), "dips")
+        assert found.numbers["judged"] == max(measurements - 13, 0)
+        assert found.verdict == ("not judged" if measurements < 14 else "none")
+        assert ("from measurement 14 on" if measurements < 14 else "first 13 were not judged") in found.sentence
+
     def test_votes_that_do_not_cover_the_curve_are_said(self, tmp_path):
         made = synthetic.synthesize(steps=2000, layers=2, dips=(1500,), depth=0.2)
         series = dict(made.series) | {"knn.correct": made.series["knn.correct"].loc[:300]}

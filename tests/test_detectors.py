@@ -145,6 +145,18 @@ class TestDip:
             assert compared["bank"].judged > 100
             assert max(paired - 20, 0) <= compared["bank"].paired <= paired
 
+    @pytest.mark.parametrize("length", [8, 12, 13, 14, 16, 18])
+    def test_a_deep_fall_is_seen_from_the_first_measurement_that_is_judged(self, length, rng):
+        """Fifteen points are sixty standard errors of 50,000 images; the same fall one measurement earlier is not."""
+        fewest = dip.FEWEST_MEASUREMENTS
+        for at in {length - 1, min(fewest - 1, length - 1), min(fewest - 2, length - 1)}:
+            truth = 0.1 + 0.7 * (1 - np.exp(-8 * np.arange(length) / length))
+            truth[at] -= 0.15
+            frame = pd.DataFrame({"bank": rng.binomial(50_000, truth) / 50_000})
+            events, compared = dip.Detector().examine("knn.accuracy", frame, {"samples": 50_000})
+            assert compared["bank"].judged == max(length - fewest + 1, 0)
+            assert [each.start for each in events] == ([at] if at >= fewest - 1 else [])
+
     def test_a_constant_curve_and_a_perfect_one(self):
         for value in (0.0, 0.5, 1.0):
             assert (

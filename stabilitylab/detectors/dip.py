@@ -18,13 +18,19 @@ from stabilitylab.stats.area import area_below
 from stabilitylab.stats.proportion import mcnemar_z, normal_quantile, standard_error, two_proportion_z
 from stabilitylab.stats.robust import MAD_TO_SD
 
-__all__ = ["Compared", "Detector", "Parameters", "area_lost", "measured"]
+__all__ = ["FEWEST_MEASUREMENTS", "Compared", "Detector", "Parameters", "area_lost", "measured"]
 
 LEVEL = 5
 """The level is the median of so many measurements before."""
 
+LEAST = 8
+"""The fluctuation is known from so many levels on, each with the measurement after it."""
+
+FEWEST_MEASUREMENTS = LEVEL + LEAST + 1
+"""From this measurement on a fall can be judged: sampling alone does not say how much a model wanders."""
+
 SPREADS = (40, 120)
-"""The fluctuation is taken from so many measurements before, from at least 8, and from the whole curve, which knows a
+"""The fluctuation is taken from so many measurements before, from `LEAST` on, and from the whole curve, which knows a
 slow wandering better; the largest counts."""
 
 PASSES = 4
@@ -117,7 +123,7 @@ class Detector:
                 fell, same = self._fallen(values, votes, samples, before, number)
                 fallen = np.where((fallen == 0) & fell, number, fallen)
                 paired |= same
-            compared = Compared(int(np.isfinite(before.level).sum()), int(paired.sum()))
+            compared = Compared(int(np.isfinite(before.spread).sum()), int(paired.sum()))
             found = self._events(values, fallen, before)
             again = np.zeros(length, dtype=bool)
             for (start, *_, stop), kind, *_ in found:
@@ -132,7 +138,7 @@ class Detector:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return where a fall of so many measurements begins, and which were compared on the same images."""
         length = len(values)
-        judged = np.isfinite(before.level) & (np.arange(length) <= length - number)
+        judged = np.isfinite(before.spread) & (np.arange(length) <= length - number)
         rows = np.minimum(np.arange(length)[:, None] + np.arange(number), length - 1)
         after = values[rows].mean(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):  # a curve that is zero has no fluctuation
@@ -237,12 +243,12 @@ class _Past(NamedTuple):
     """The fluctuation from one measurement to the next."""
 
 
-def _past(values: np.ndarray, valid: np.ndarray, least: int = 8) -> _Past:
+def _past(values: np.ndarray, valid: np.ndarray, least: int = LEAST) -> _Past:
     length = len(values)
     used = np.flatnonzero(valid)
     level = np.full(length, np.nan)
     members = np.zeros((length, LEVEL), dtype=int)
-    if len(used) <= LEVEL + least:
+    if len(used) < LEVEL + least:
         return _Past(level, level, members, dict.fromkeys(TOGETHER, level), level)
     windows = sliding_window_view(used, LEVEL)
     count = np.cumsum(valid) - valid

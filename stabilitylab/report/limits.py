@@ -19,7 +19,8 @@ LIMITS = MappingProxyType(
         "five matched events, or with events in too few separate episodes, nothing can be claimed.",
         "order over depth": "A ranking over layers says nothing of how far they are apart; onsets are whole steps.",
         "dips": "A fall shorter than the spacing of the measurements, or smaller than what the number of images can "
-        "tell, is missed. The kNN accuracy stands for the representation, not for a later task.",
+        "tell, is missed; the first 13 measurements only say how much the curve wanders. The kNN accuracy stands for "
+        "the representation, not for a later task.",
         "after spikes": "An average over spikes: single ones may differ; what else changed there is not known.",
         "collapse": "Directions beyond the number of samples cannot be measured; a final LayerNorm always leaves one "
         "direction without variance. Directions below a thousandth of the largest count as dead, also where a few "
