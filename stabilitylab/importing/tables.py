@@ -14,7 +14,7 @@ from stabilitylab.errors import InputError
 from stabilitylab.importing.columns import CLOCKS, Columns
 from stabilitylab.importing.decimals import DecimalCommas
 from stabilitylab.importing.sources import Source, decoded
-from stabilitylab.importing.values import Facts, Values
+from stabilitylab.importing.values import Facts, Values, counted
 
 __all__ = ["read_csv", "read_parquet"]
 
@@ -40,8 +40,10 @@ def read_csv(source: Source, step: str | None, facts: Facts) -> Iterator[Values]
     """
     names, delimiter, before = _header(source)
 
+    odd = "rows with another number of cells than the header left out"
+
     def leave_out(_: pcsv.InvalidRow) -> str:
-        facts.counts["rows with another number of cells than the header left out"] += 1
+        facts.counts[odd] += 1
         return "skip"
 
     parsing = pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=leave_out)
@@ -60,7 +62,8 @@ def read_csv(source: Source, step: str | None, facts: Facts) -> Iterator[Values]
         what = str(error).splitlines()[0]
         raise InputError(f"{source.path} is no table in CSV and UTF-8 that can be read: {what}") from error
     if rows == 0:
-        raise InputError(f"{source.path} has a header and no rows")
+        wrong = f" of its {len(names)} cells; {counted(facts.counts[odd], odd)}" if facts.counts[odd] else ""
+        raise InputError(f"{source.path} has a header and no rows{wrong}")
 
 
 def _header(source: Source) -> tuple[list[str], str, int]:
@@ -88,9 +91,9 @@ def _header(source: Source) -> tuple[list[str], str, int]:
 
 def _split(line: str) -> tuple[list[str], str]:
     """Return the cells of a line, and what separates them: that which makes the most of them."""
-    cut = {mark: next(csv.reader([line], delimiter=mark), []) for mark in ",;\t"}
+    cut = {mark: next(csv.reader([line], delimiter=mark, skipinitialspace=True), []) for mark in ",;\t"}
     mark = max(cut, key=lambda each: len(cut[each]))
-    return cut[mark], mark
+    return [cell.strip() for cell in cut[mark]], mark
 
 
 def _is_number(cell: str) -> bool:
