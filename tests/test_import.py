@@ -328,11 +328,11 @@ def test_an_accuracy_under_another_name_is_judged_as_the_hint_says(tmp_path):
     accuracy = 100 * made.series["knn.accuracy"][["bank"]]
     accuracy.columns = ["eval acc@1"]
     accuracy.join(made.series["training.loss"]).to_csv(tmp_path / "log.csv")
-    assert "dips of eval acc@1 are judged with --map" in cli("import", tmp_path / "log.csv", "--out", tmp_path / "one")
+    assert "dips are sought in eval acc@1 with --map" in cli("import", tmp_path / "log.csv", "--out", tmp_path / "one")
     told = " ".join(cli("analyze", tmp_path / "one", "--no-pictures", "--no-report").split())
-    flag = re.search(r"\(eval acc@1 is judged if the log is imported with (--map '.*?')\)", told)
+    flag = re.search(r"\(eval acc@1 is taken for it if the log is imported with (--map '.*?')\)", told)
     hinted = cli("import", tmp_path / "log.csv", "--out", tmp_path / "two", *shlex.split(flag[1]))
-    assert "are judged with" not in hinted
+    assert "are sought in" not in hinted
     events = [each for each in analyze(Run(tmp_path / "two"), draws=100).events if each.kind == "dip"]
     assert [(each.start, each.label) for each in events] == [(1500, "bank")]
 

@@ -65,6 +65,7 @@ DEFAULTS = tuple(
         (rf"{LABEL}[/.]{NORM}", "gradients.norm"),
         (rf"{LABEL}[/.]grad(?:ient)?s?", "gradients.norm"),
         (rf"{TRAIN}loss(?:[/_](?:step|train))?", "training.loss"),
+        (rf"{TRAIN}(?:total_loss|loss[/_]total)", "training.loss"),
         (rf"{TRAIN}(?:lr|learning_rate)(?:[-/]{LABEL})?", "training.lr"),
         (r"lr-(?P<label>.+)", "training.lr"),
         (r"(?:(?:val|valid|eval|test)[/_])?k-?nn(?:[/_]?(?:acc(?:uracy)?|top-?1|acc1))?(?:@1)?", "knn.accuracy"),

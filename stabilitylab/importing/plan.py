@@ -89,7 +89,7 @@ class Plan:
             if series.estimated:
                 said.append(f"{series.name} is estimated from histograms, as exactly as their bins are narrow")
         if names := self.accuracies():
-            said.append(f"dips of {names[0]} are judged with --map {map_to(names[0], 'knn.accuracy')}")
+            said.append(f"dips are sought in {names[0]} with --map {map_to(names[0], 'knn.accuracy')}")
         return said
 
 

@@ -170,7 +170,7 @@ def _hint(evidence: Evidence) -> str:
     imported = evidence.run.header.get("imported")
     maps = imported.get("accuracies") if isinstance(imported, dict) else None
     for name, value in maps.items() if isinstance(maps, dict) else ():
-        return f" ({name} is judged if the log is imported with --map {value})"
+        return f" ({name} is taken for it if the log is imported with --map {value})"
     return ""
 
 
