@@ -108,14 +108,6 @@ def hostile(tmp_path_factory):
     return Read(page(analysis, drawn))
 
 
-def only_loss(folder):
-    writer = RunWriter(folder, {"layers": {"names": [], "of": {}, "first": ""}})
-    writer.declare("training.loss", ["loss"])
-    writer.write("training.loss", np.arange(80), np.linspace(2, 1, 80)[:, None])
-    writer.close("completed")
-    return analyze(Run(folder))
-
-
 # ---- the page
 
 
@@ -144,7 +136,11 @@ def test_a_quiet_run_is_told_as_quiet_and_gets_no_advice(quiet):
 
 
 def test_a_run_with_nothing_but_a_loss(tmp_path):
-    analysis = only_loss(tmp_path / "run")
+    writer = RunWriter(tmp_path / "run", {"layers": {"names": [], "of": {}, "first": ""}})
+    writer.declare("training.loss", ["loss"])
+    writer.write("training.loss", np.arange(80), np.linspace(2, 1, 80)[:, None])
+    writer.close("completed")
+    analysis = analyze(Run(tmp_path / "run"))
     happened, order, cost = verdict(analysis)
     assert order.startswith("Gradients were not recorded")
     assert cost.startswith("Not to be seen in this run: gradient spikes")
