@@ -106,12 +106,14 @@ def test_two_writers_at_once_and_subfolders_are_one_run(tmp_path):
         one.add_scalar("shared", 1.0, step)
     two.add_scalar("shared", 5.0, 0)  # no resumption: the other is still writing
     one.add_scalars("both", {"a": 1.0}, 3)
+    one.add_scalars("train/grad_norm", {"blocks.0": 2.0, "blocks.1": 4.0}, 3)
     one.close()
     two.close()
     run = imported(tmp_path, tmp_path / "log")
     assert len(run["training.loss"]) == len(run["imported.val_acc"]) == 20
     assert run["imported.shared"]["shared"].tolist() == [5.0] + [1.0] * 19
-    assert "both_a/both" in {label for name in run for label in run.about(name)["labels"]}
+    assert "both/a" in {label for name in run for label in run.about(name)["labels"]}
+    assert run["gradients.norm"].to_dict("list") == {"blocks.0": [2.0], "blocks.1": [4.0]}
 
 
 def test_what_the_mirror_writes_comes_back_as_it_was(tmp_path):

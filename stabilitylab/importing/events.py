@@ -83,11 +83,11 @@ class _Gathered:
         elif kind == "tensor":
             number = _scalar(value.tensor)
         if number is None:
-            facts.ignored.setdefault(self._prefix + value.tag, "no scalar")
+            facts.ignored.setdefault(_called(self._prefix, value.tag), "no scalar")
         elif step < 0:
             facts.counts["rows with a negative step left out"] += 1
         else:
-            key = (self._prefix + value.tag, kind == "histo")
+            key = (_called(self._prefix, value.tag), kind == "histo")
             steps, values = self._waiting.setdefault(key, ([], []))
             steps.append(step)
             values.append(number)
@@ -98,6 +98,12 @@ class _Gathered:
         for (name, histogram), (steps, values) in self._waiting.items():
             yield Values(name, np.array(steps, dtype="int64"), np.array(values, dtype=float), histogram)
         self._waiting, self.number = {}, 0
+
+
+def _called(folder: str, tag: str) -> str:
+    """Return the name of a column: ``TAG/NAME`` for what ``add_scalars`` of torch writes as TAG to a folder."""
+    written = tag.replace("/", "_") + "_"
+    return f"{tag}/{folder.removeprefix(written).rstrip('/')}" if folder.startswith(written) else folder + tag
 
 
 def _scalar(tensor: Any) -> float | None:
