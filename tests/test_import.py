@@ -147,6 +147,7 @@ FORMS = {
     "commas.tsv": "_step\tloss\tacc\n0\t1,0e-1\t\n1\tnan\t,5\n2\tinf\t 0,3333333333333333 \n3\t-inf\tNaN\n",
     "spaces.csv": '_step, "loss" , acc\n0, 0.1, \n1, nan, 0.5\n2, inf, 0.3333333333333333\n3, -inf, NaN\n',
     "comments.csv": "# run 7\n\n_step,loss,acc\n0,0.1,\n1,nan,0.5\n2,inf,0.3333333333333333\n# resumed\n3,-inf,NaN\n",
+    "numpy_commas.csv": "#_step;loss;acc\n0;0,1;\n1;nan;0,5\n2;inf;0,3333333333333333\n3;-inf;NaN\n",
     "numpy.csv": "# run 7\n# _step,loss,acc\n0,0.1,\n1,nan,0.5\n2,inf,0.3333333333333333\n3,-inf,NaN\n",
     "long.csv": "step,name,value\n0,loss,0.1\n1,loss,NaN\n1,acc,0.5\n2,acc,0.3333333333333333\n2,loss,inf\n"
     "3,acc,nan\n3,loss,-inf",

@@ -124,6 +124,7 @@ def parquet(frame: pd.DataFrame) -> bytes:
 BROKEN = {
     "empty.csv": (b"", "is empty"),
     "header.csv": (b"step,loss\n", "has a header and no rows"),
+    "comments.csv": (b"# run 7\n\n", "nothing but comments"),
     "longer.csv": (b"step,loss\n0,1,\n1,2,\n", "no rows of its 2 cells; 2 rows with another number of cells"),
     "no_step.csv": (b"loss,acc\n1,2\n", "no column of steps; name it with --step, of 'loss', 'acc'"),
     "fraction.csv": (b"step,loss\n0.5,1\n", "step 0.5 is no integer"),

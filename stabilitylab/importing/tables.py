@@ -81,19 +81,23 @@ def _header(source: Source) -> tuple[list[str], str, int]:
                 break
             comment = text.lstrip("# ") or comment
         else:
-            text = ""
-    cells, delimiter = _split(text)
-    names, of_comment = _split(comment)
-    if comment and len(names) == len(cells) and delimiter == of_comment and all(map(_is_number, cells)):
+            raise InputError(f"{source.path} holds nothing but comments and empty lines")
+    names, delimiter = _split(comment)
+    cells = _cells(text, delimiter)
+    if comment and len(names) == len(cells) and all(map(_is_number, cells)):
         return names, delimiter, number - 1
-    return cells, delimiter, number
+    return *_split(text), number
 
 
 def _split(line: str) -> tuple[list[str], str]:
     """Return the cells of a line, and what separates them: that which makes the most of them."""
-    cut = {mark: next(csv.reader([line], delimiter=mark, skipinitialspace=True), []) for mark in ",;\t"}
+    cut = {mark: _cells(line, mark) for mark in ",;\t"}
     mark = max(cut, key=lambda each: len(cut[each]))
-    return [cell.strip() for cell in cut[mark]], mark
+    return cut[mark], mark
+
+
+def _cells(line: str, mark: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])]
 
 
 def _is_number(cell: str) -> bool:
