@@ -27,7 +27,7 @@ LIMITS = MappingProxyType(
         "directions outweigh all others.",
         "drift": "A slow fall is compared with the curve's own past or with the reference runs given: another length "
         "or schedule alone can differ. A curve that wanders for as long as it falls cannot be told from one that "
-        "falls; against its own past a curve needs 32 measurements.",
+        "falls, and is called a drift in up to one of eight; against its own past a curve needs 32 measurements.",
         "couplings": "Two series that follow each other may share a cause; lags below the spacing of a series are not "
         "seen.",
         "planted": "What was planted is known from the run's header, which whoever wrote the run has filled in.",

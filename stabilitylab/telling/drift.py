@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stabilitylab.detectors.drift import FEWEST_MEASUREMENTS, Compared, Own
+from stabilitylab.detectors.drift import AT_WORST, FEWEST_MEASUREMENTS, Compared, Own, Parameters
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, equals
 from stabilitylab.stats.reference import FEWEST
@@ -36,7 +36,8 @@ def tell_drift(evidence: Evidence) -> list[Finding]:
     own = [each for each in events if past is not None and each.start == past.since and each.height == past.fall]
     behind = [each for each in events if each not in own]
     if past is not None:
-        numbers |= {"fall": past.fall, "p": past.p, "false_alarm_chance": parameters.get("alpha")}
+        chance = min(1.0, AT_WORST * parameters.get("alpha", Parameters().alpha))
+        numbers |= {"fall": past.fall, "p": past.p, "false_alarm_chance": chance}
         numbers |= {"reach": past.reach} if np.isfinite(past.reach) else {}
         said.append(_own(past, bool(own)))
     comparable = beside is not None and np.isfinite(beside.difference)
