@@ -11,7 +11,7 @@ LIMITS = MappingProxyType(
         "recording": "Only the first steps are compared with gradients computed the slow way.",
         "sampling": "What was left out, averaged or clipped before it was recorded leaves no trace.",
         "divergence": "A rise in the last steps is told as one that may come back, in the last ten not at all; what "
-        "swings around its level, or loses a part of what it had learned slowly, is no divergence.",
+        "swings around its level, even ever wider, or slowly loses a part of what it had learned, is not seen.",
         "spikes": "A spike lower than the least visible ratio of its layer is missed; a rise that stays is a shift of "
         "the level, no spike; of the first steps too little past is known.",
         "where spikes begin": "Onsets are whole steps: a tie says only that the order lies within one step.",

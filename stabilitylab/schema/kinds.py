@@ -88,7 +88,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             {
                 "diverged": "not finite at a step, or away from its level for good",
                 "rising": "away from its level where the record ends, so late that it may still come back",
-                "none": "neither",
+                "none": "neither; swings around the level, though they grow, and small slow rises are not seen",
                 "not judged": NOT_JUDGED,
             },
             {
@@ -219,7 +219,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "drifts": "events of that kind",
                 "fall": "largest fall between two levels, as a part of 1",
                 "p": "its p, if the accuracy only rose and wandered",
-                "false_alarm_chance": "largest chance of a false alarm, in a curve that wanders slowly; else it is smaller",
+                "false_alarm_chance": "largest chance of a false alarm, in a curve that wanders slowly; else "
+                "it is smaller",
                 "reach": "fall that would usually be found, as a part of 1; left out where any could be missed",
                 "references": "reference runs compared with",
                 "compared_at": "last step that all share",

@@ -119,6 +119,8 @@ def divergences(curves):
         "a jump near the end": 2 + 2.0 * (time_ >= 1380),
         "running away": 2 + np.exp(np.clip(time_ - 900, 0, None) / 80) - 1,
         "all that was learned is lost": learned + np.clip((time_ - 700) / 500, 0, 1) * 6,
+        "swings that grow tenfold": learned + np.where(time_ > 700, 10 ** ((time_ - 700) / 800), 0) * np.sin(time_ / 6),
+        "half a point lost slowly": learned + np.clip((time_ - 700) / 800, 0, 1) / 2,
         "one step not finite": np.where(time_ == 700, np.nan, 2.0),
     }
     for title, cases in (("false", quiet), ("found", gone)):
