@@ -260,6 +260,17 @@ def test_what_is_below_zero_is_no_norm(tmp_path):
     assert "grads/b.weight is a series of its own: it holds values below zero, as no norm does" in notes
 
 
+def test_what_is_beyond_single_precision_is_infinite(tmp_path):
+    rows = "".join(f"{step},{'1e308' if step > 1 else '3e38'},{'-1e39' if step else 1}\n" for step in range(4))
+    (tmp_path / "log.csv").write_text("step,loss,other\n" + rows)
+    plan, notes = import_run([tmp_path / "log.csv"], tmp_path / "run")
+    said = "\n".join([*plan.notes(), *notes])
+    assert "log.csv: 2 values of loss beyond single precision, taken for infinite" in said
+    run = Run(tmp_path / "run")
+    assert run["training.loss"]["loss"].tolist() == [3e38, 3e38, np.inf, np.inf]
+    assert run["imported.other"].iloc[:, 0].tolist() == [1, -np.inf, -np.inf, -np.inf]
+
+
 def test_of_two_columns_of_steps_the_first_counts(tmp_path):
     (tmp_path / "log.csv").write_text("step,Step,loss\n3,30,1\n")
     assert survey([tmp_path / "log.csv"]).rows()[0]["first"] == 3

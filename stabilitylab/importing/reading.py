@@ -146,7 +146,7 @@ def read(sources: Sequence[Source], step: str | None, spool: Spool | None = None
     for at, source in enumerate(sources):
         file = File(source)
         log.files.append(file)
-        for each in _values(source, step, file.facts):
+        for each in (_as_recorded(each, file.facts) for each in _values(source, step, file.facts)):
             number = numbers.setdefault(each.name, len(numbers))
             if number == len(log.columns):
                 log.columns.append(Column(each.name, each.histogram))
@@ -170,3 +170,12 @@ def _values(source: Source, step: str | None, facts: Facts) -> Iterator[Values]:
         return read_events(source, facts)
     reader = {"csv": read_csv, "parquet": read_parquet, "json": read_history}[source.kind]
     return reader(source, step, facts)
+
+
+def _as_recorded(each: Values, facts: Facts) -> Values:
+    """Return values beyond the range of single precision as infinite, as a recorder would have seen them."""
+    beyond = np.isfinite(each.values) & (np.abs(each.values) > np.finfo(np.float32).max)
+    if not beyond.any():
+        return each
+    facts.counts[f"values of {each.name} beyond single precision, taken for infinite"] += int(beyond.sum())
+    return each._replace(values=np.where(beyond, np.copysign(np.inf, each.values), each.values))
