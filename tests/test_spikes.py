@@ -200,16 +200,18 @@ class TestSpike:
         assert np.mean([(str(column), step) in seen for column in range(20) for step in at]) >= 0.95
 
     @pytest.mark.parametrize("length", [40, 150])
-    def test_a_long_spike_does_not_raise_the_level_for_the_next_one(self, rng, length):
-        log = 0.25 * noise("gaussian", (1500, 100), rng)
-        log[1000 : 1000 + length] += np.log(6)
-        log[1015 + length] += np.log(8)  # more than eight standard deviations
+    @pytest.mark.parametrize(("steps", "columns", "begin"), [(1500, 100, 1000), (60_000, 12, 40_000)])
+    def test_a_long_spike_does_not_raise_the_level_for_the_next_one(self, rng, length, steps, columns, begin):
+        log = 0.25 * noise("gaussian", (steps, columns), rng)
+        log[begin : begin + length] += np.log(6)
+        at = begin + length + 15
+        log[at] += np.log(8)  # more than eight standard deviations
         events = spikes(log)
-        assert {(str(column), True) for column in range(100)} <= {
-            (each.label, each.start <= 1002 and each.stop >= 996 + length) for each in events
+        assert {(str(column), True) for column in range(columns)} <= {
+            (each.label, each.start <= begin + 2 and each.stop >= begin + length - 4) for each in events
         }
-        after = {each.label for each in events if 1000 + length < each.start <= 1015 + length <= each.stop}
-        assert len(after) >= 92
+        after = {each.label for each in events if begin + length < each.start <= at <= each.stop}
+        assert len(after) >= 0.9 * columns
 
     def test_spikes_close_together_are_one(self, rng):
         log = 0.1 * noise("gaussian", (500, 1), rng)

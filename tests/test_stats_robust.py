@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from stabilitylab.stats.level import past_level
-from stabilitylab.stats.past import past
+from stabilitylab.stats.past import again, past
 from stabilitylab.stats.robust import fold, past_median, runs_of, unfold
 from stabilitylab.stats.tails import PRIOR, evidence_of, pooled, tail_of
 
@@ -178,3 +178,21 @@ def test_runs():
     first, last = runs_of(np.array([True, True, False, True]))
     assert first.tolist() == [0, 3]
     assert last.tolist() == [1, 3]
+
+
+def test_what_is_masked_later_is_left_out_of_what_follows(rng):
+    clean = rng.standard_normal(80_000)
+    raised = clean.copy()
+    raised[40_000:40_100] += 6
+    further = np.arange(40_000, 40_100)
+    before, new = (past(fold(raised), masked) for masked in (NONE, further))
+    found = again(past(fold(raised), NONE), fold(raised), further, further // 8)
+    near = slice(40_104 // 8, 40_104 // 8 + 12)  # the level
+    reach = slice(40_104 // 8, 40_104 // 8 + 100)  # the scale
+    level = fold(raised)[:, near] - found.residual[:, near]
+    assert np.sqrt(np.mean(level**2)) < 1.1 * np.sqrt(np.mean((fold(raised)[:, near] - new.residual[:, near]) ** 2))
+    assert np.abs(before.residual[:, near]).mean() > 1.5 * np.abs(found.residual[:, near]).mean()
+    assert np.abs(found.scale[reach] - 1).max() < 0.2
+    for field, other in zip(found, before, strict=True):
+        np.testing.assert_array_equal(field[..., :5000], other[..., :5000])
+        np.testing.assert_array_equal(field[..., 5013 + 1024 :], other[..., 5013 + 1024 :])

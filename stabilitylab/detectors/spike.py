@@ -14,7 +14,7 @@ from pydantic import Field
 from stabilitylab import parameters
 from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ragged
 from stabilitylab.findings import Event, place
-from stabilitylab.stats.past import Past, level_and_residual, past
+from stabilitylab.stats.past import Past, again, level_and_residual, past
 from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
 from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, pooled
 
@@ -22,9 +22,6 @@ __all__ = ["Detector", "Parameters", "Resolution"]
 
 LENGTHS = {1: 0.7, 3: 0.2, 6: 0.15}
 """Samples over which the whitened residuals are summed, and the share of the false alarms that each sum may have."""
-
-PASSES = 2
-"""The past is estimated again without the long events that were found, so often at most."""
 
 LONG = 3 * BLOCK
 """Samples of an event that the level would begin to follow."""
@@ -169,15 +166,16 @@ class Detector:
         """Return the events of a column in samples, and what could have been seen in it."""
         log, broken, rows, blocks = _folded(values, recorded)
         masked = self._outstanding(blocks)
-        for _ in range(PASSES):
-            before = past(blocks, masked, self.parameters.floor)
+        before = past(blocks, masked, self.parameters.floor)
+        noticed, tails = self._notice(before, masked, shapes)
+        found = self._measure(log, broken, before, noticed)
+        long = ~found.lasting & (found.stop - found.start >= LONG)
+        further = np.setdiff1d(ragged(found.start[long], found.stop[long])[0], masked, assume_unique=True)
+        if len(further) >= BLOCK:  # the level would follow: what these hold is left out, and all is looked for again
+            masked = np.union1d(masked, further)
+            before = again(before, blocks, masked, further // BLOCK, self.parameters.floor)
             noticed, tails = self._notice(before, masked, shapes)
             found = self._measure(log, broken, before, noticed)
-            long = ~found.lasting & (found.stop - found.start >= LONG)
-            further = np.setdiff1d(ragged(found.start[long], found.stop[long])[0], masked, assume_unique=True)
-            if len(further) < BLOCK:
-                break
-            masked = np.union1d(masked, further)
         return found.at(rows), self._resolution(before, tails[1], len(log))
 
     def _outstanding(self, blocks: np.ndarray) -> np.ndarray:
