@@ -26,6 +26,9 @@ LENGTHS = {1: 0.7, 3: 0.2, 6: 0.15}
 LONG = 3 * BLOCK
 """Samples of an event that the level would begin to follow."""
 
+SHORT = 32_768
+"""In a series of up to so many samples every event counts as long: looking twice finds a few small spikes more."""
+
 GROUP = 16
 """Columns that one thread takes at a time: as many as a cache line holds of one row."""
 
@@ -169,9 +172,9 @@ class Detector:
         before = past(blocks, masked, self.parameters.floor)
         noticed, tails = self._notice(before, masked, shapes)
         found = self._measure(log, broken, before, noticed)
-        long = ~found.lasting & (found.stop - found.start >= LONG)
-        further = np.setdiff1d(ragged(found.start[long], found.stop[long])[0], masked, assume_unique=True)
-        if len(further) >= BLOCK:  # the level would follow: what these hold is left out, and all is looked for again
+        hiding = ~found.lasting & ((found.stop - found.start >= LONG) | (len(log) <= SHORT))
+        further = np.setdiff1d(ragged(found.start[hiding], found.stop[hiding])[0], masked, assume_unique=True)
+        if len(further):  # what these hold is left out of the past too, and all is looked for again
             masked = np.union1d(masked, further)
             before = again(before, blocks, masked, further // BLOCK, self.parameters.floor)
             noticed, tails = self._notice(before, masked, shapes)
