@@ -71,6 +71,10 @@ def detector(steps: int = 1_000_000, labels: int = 150, apart: int = 1500) -> No
     (column - level).abs().rolling(500).median()
     theirs = (time.process_time() - cpu_of_theirs) * values.size / len(column)
     print(f"pandas rolling median and MAD of as much: {theirs:.0f} s of CPU, {theirs / cpu:.1f} times (part measured)")
+    cpu_of_theirs = time.process_time()
+    column[:3000].rolling(500).apply(lambda window: np.median(np.abs(window - np.median(window))), raw=True)
+    theirs += (time.process_time() - cpu_of_theirs) * values.size / 2501 - theirs / 2
+    print(f"  with the MAD around the window's own median, by rolling.apply: {theirs:,.0f} s, {theirs / cpu:.0f} times")
 
 
 def main(steps: int = 100_000, tensors: int = 150, layers: int = 15) -> None:
