@@ -95,7 +95,7 @@ def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
         BoxZoomTool,
         CrosshairTool,
         DataRange1d,
-        LogTicker,
+        FixedTicker,
         LogTickFormatter,
         NumeralTickFormatter,
         PanTool,
@@ -126,7 +126,7 @@ def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
     )
     made.xaxis.formatter = NumeralTickFormatter(format="0,0")
     if panel.logarithmic:
-        made.yaxis.ticker = LogTicker(desired_num_ticks=4, num_minor_ticks=0)
+        made.yaxis.ticker = FixedTicker(ticks=_ticks(panel))
         made.yaxis.formatter = LogTickFormatter(min_exponent=5)  # 100 rather than 10 to the power of 2
     else:
         made.yaxis.ticker = BasicTicker(desired_num_ticks=4)
@@ -140,6 +140,15 @@ def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
         made.xaxis.major_label_text_font_size = "0px"
     made.axis.axis_label_text_font_size = made.yaxis.major_label_text_font_size = "12px"
     return made
+
+
+def _ticks(panel: Panel) -> list[float]:
+    """Return the ticks of a logarithmic axis: one and three of each decade, more where the curves span little."""
+    values = np.concatenate([curve.values for curve in panel.curves])
+    drawn = values[(values > 0) & np.isfinite(values)]
+    decades = float(np.log10(drawn.max() / drawn.min())) if len(drawn) else 0.0
+    digits = (1, 3) if decades > 1 else (1, 2, 5) if decades > 0.5 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    return [digit * 10.0**power for power in range(-9, 13) for digit in digits]
 
 
 def _curve(figure: Any, curve: Curve, panel: Panel) -> None:
