@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import list_optimizers, param_groups_layer_decay
 from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
@@ -182,3 +182,27 @@ def test_what_is_wrong_is_said() -> None:
     ):
         with pytest.raises(InputError, match=message):
             validated(Optimizer, values, "optimizer")
+
+
+OF_TIMM = [
+    name
+    for name in map(str, list_optimizers())
+    if not name.startswith(("bnb", "fused", "kron")) and name != "adahessian"  # CUDA, a compiler, second derivatives
+]
+
+
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_every_optimizer_of_timm_steps(name: str) -> None:
+    weights = [nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4))]
+    optimizer = build(validated(Optimizer, {"name": name, "lr": 0.01}, "optimizer"), weights, 32)
+    for weight in weights:
+        weight.grad = torch.linspace(0.1, 1, weight.numel()).view_as(weight)
+    for _ in range(8):  # some begin with a step of zero
+        optimizer.step()
+    assert all(bool((weight != 1).any()) and bool(weight.isfinite().all()) for weight in weights)
+
+
+def test_moments_of_another_number_are_refused() -> None:
+    config = validated(Optimizer, {"name": "adanw", "lr": 0.01, "betas": (0.8, 0.9)}, "optimizer")
+    with pytest.raises(InputError, match=r"optimizer.betas is \(0.8, 0.9\); adanw has three of its own"):
+        build(config, [nn.Parameter(torch.ones(2))], 32)

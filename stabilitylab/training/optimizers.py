@@ -35,7 +35,7 @@ class Optimizer(Parameters):
     decay_all: bool = True
     """Whether tensors of one axis (norms, biases), tokens and position embeddings decay too, as MoCo v3 has it."""
     betas: tuple[Rate, Rate] = (0.9, 0.999)
-    """Decay rates of the two moments; for optimizers that have them."""
+    """Decay rates of the two moments; for optimizers that have them. One of three moments, as Adan, keeps its own."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the second moment; for optimizers that have it."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -131,6 +131,10 @@ def build(
         own = {}
     elif "lion" in config.name:
         own = {"betas": config.betas}
+    elif "adan" in config.name:
+        if config.betas != Optimizer.model_fields["betas"].default:
+            raise InputError(f"optimizer.betas is {config.betas}; {config.name} has three of its own, leave it out")
+        del own["betas"]
     try:
         return create_optimizer_v2(
             given, config.name, lr, weight_decay=config.weight_decay, momentum=config.momentum, **own
