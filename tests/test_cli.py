@@ -135,7 +135,7 @@ def test_pictures_in_every_format_and_of_several_runs(run: Path, tmp_path: Path)
         (["train", "--set", "train.device=tpu"], "train.device is 'tpu'; available here: cpu"),
         (["train", "--set", "train.seed=99999999999999999999"], "train.seed was 99999999999999999999"),
         (["train", "--set", "optimizer.betas=[0.9,1.0]"], "optimizer.betas was 1.0"),
-        (["train", "--set", "optimizer.name=adan"], "optimizer.name is 'adan', which cannot be built here"),
+        (["train", "--set", "optimizer.name=fusedadam"], "optimizer.name is 'fusedadam', which cannot be built here"),
         (["train", "--set", "train.epochs=1e308"], "train.epochs was 1e+308"),
         (["train", "--preset", "moco-v3-vit-s"], "1,438 training images, fewer than one batch"),
     ],
