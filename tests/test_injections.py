@@ -80,8 +80,9 @@ def test_each_kind_is_found_where_it_was_planted_and_each_layer_reported(tmp_pat
     assert {each["label"] for each in gradient.numbers["responses"] if each["series"] == "gradients.norm"} == {
         *run.layers.names
     }
-    # Contrast does little here: layer norms take it out, and in two of five seeds it stands out of the noise.
-    assert contrast.verdict == "all found" or "missed at step 220" in contrast.sentence
+    # Contrast does little here: layer norms take it out, and in two of six seeds it stands out of the noise.
+    assert ("missed at step 220" in contrast.sentence) == (contrast.verdict == "none found")
+    assert contrast.verdict in ("all found", "none found")
     found = ((frozen, 190, 0), (repeated, 240, 1), (noise, 260, 1), (rate, 280, 2), (killed, 300, 8))
     for finding, first, late in found:
         assert finding.verdict == "all found", finding.sentence

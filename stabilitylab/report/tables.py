@@ -96,7 +96,8 @@ def size(event: Event) -> str:
         return f"{100 * event.height:.1f} points"
     if event.kind == "collapse":
         return f"{count(int(event.height), 'direction')}"
-    return rounded(event.height) + ("\N{NO-BREAK SPACE}×" if event.kind in ("spike", "shift") else "")  # noqa: RUF001
+    unit = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}" if event.kind in ("spike", "shift") else ""
+    return rounded(event.height) + unit
 
 
 def lag_rows(analysis: Analysis) -> list[tuple[str, ...]]:
