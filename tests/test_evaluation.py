@@ -49,21 +49,27 @@ def test_neighbors_by_brute_force(cells: int) -> None:
     np.testing.assert_allclose(np.take_along_axis(every, index.numpy(), 1), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("cells", [100_000, 2**24])
-@pytest.mark.parametrize("spread", [3.0, 0.3, 1e-4, 0.0])  # the last two: all of a class nearer than bfloat16 can tell
-def test_neighbors_from_rounded_products_are_the_exact_ones(
-    spread: float, cells: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    precisions = []
+@pytest.fixture
+def compared_whole(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Products of integers, also where they are slow or not worth it; the number of queries in each exact search."""
 
-    def compared(*given: Any) -> Any:
-        precisions.append((given[4], len(given[0])))
+    def exact(*given: Any) -> Any:
+        numbers.append(len(given[0]))
         return original(*given)
 
-    original = knn._compared
-    monkeypatch.setattr(knn, "_compared", compared)
-    monkeypatch.setattr(knn, "_multiplies_bfloat16", lambda _: True)
-    monkeypatch.setattr(knn, "WORTH", 10)
+    numbers: list[int] = []
+    original = knn._exact
+    monkeypatch.setattr(knn, "_exact", exact)
+    monkeypatch.setattr(knn, "_multiplies_integers", lambda _: True)
+    monkeypatch.setattr(knn, "WORTH", 1)
+    return numbers
+
+
+@pytest.mark.parametrize("cells", [100_000, 2**24])
+@pytest.mark.parametrize("spread", [3.0, 0.3, 1e-4, 0.0])  # the last two: all of a class nearer than rounding can tell
+def test_neighbors_from_rounded_products_are_the_exact_ones(
+    spread: float, cells: int, compared_whole: list[int]
+) -> None:
     bank, queries = (clouds(number, spread, width=48, seed=number).values for number in (6007, 300))
     bank[:4] *= 1.7  # a few are longer than one
     queries, bank = queries / queries.norm(dim=1).mean(), bank / bank.norm(dim=1).mean()
@@ -73,18 +79,47 @@ def test_neighbors_from_rounded_products_are_the_exact_ones(
     torch.testing.assert_close(similarity.double(), expected, rtol=0, atol=2e-6)
     torch.testing.assert_close(every.gather(1, index), expected, rtol=0, atol=2e-6)
     assert all(len(set(each)) == 9 for each in index.tolist())
-    assert precisions[0] == (torch.bfloat16, 300)
-    again = sum(number for _, number in precisions[1:])
-    assert again == 300 if spread < 1e-3 else again < 100
+    assert compared_whole == [300] if spread < 1e-3 else sum(compared_whole) < 100
+
+
+def test_only_the_queries_that_rounding_may_have_misled_are_compared_whole(compared_whole: list[int]) -> None:
+    """A tenth of the queries lies where more entries than there are candidates differ by less than the rounding."""
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (normalize(torch.randn(n, 48, generator=generator), dim=1) for n in (6000, 500))
+    bank[:1000] = normalize(bank[0] + 1e-5 * bank[:1000], dim=1)
+    queries[::10] = normalize(bank[0] + 1e-3 * queries[::10], dim=1)
+    queries[5] = torch.nan
+    similarity, index = neighbors(queries, bank, 9)
+    known = ~queries.isnan().any(dim=1)
+    every = queries.double() @ bank.double().T
+    expected = every[known].topk(9, dim=1).values
+    torch.testing.assert_close(similarity[known].double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(every.gather(1, index)[known], expected, rtol=0, atol=1e-6)
+    assert len(compared_whole) == 1
+    assert 51 <= compared_whole[0] < 75
+
+
+def test_the_bound_of_the_rounding_holds_and_is_not_idle() -> None:
+    """Vectors that a step of one size suits badly, among them constant and huge ones."""
+    generator = torch.Generator().manual_seed(0)
+    for bank in (
+        torch.randn(500, 40, generator=generator),
+        torch.randn(500, 40, generator=generator) ** 3 + 7,
+        torch.full((500, 40), 0.1),
+        torch.eye(40).repeat(5, 1) * 1e6,
+    ):
+        rounded = knn._rounded(bank)
+        again = rounded.mean.double() + rounded.step.double() * rounded.integers.double()
+        lost = (bank.double() - again).norm(dim=1)
+        assert lost.max() <= rounded.error * (1 + 1e-4) + 1e-6 * bank.abs().max()
+        assert rounded.error <= rounded.step / 2 * 40**0.5 * (1 + 1e-4)
+        assert rounded.integers.abs().max() <= 127
 
 
 @pytest.mark.parametrize("nearest", [1.5e-4, -0.5])
-def test_neighbors_that_are_hardly_or_not_similar_are_found_too(
-    nearest: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rounding turns some of the nearest away from the query, and of negative products the most negative come first."""
-    monkeypatch.setattr(knn, "_multiplies_bfloat16", lambda _: True)
-    monkeypatch.setattr(knn, "WORTH", 10)
+@pytest.mark.usefixtures("compared_whole")
+def test_neighbors_that_are_hardly_or_not_similar_are_found_too(nearest: float) -> None:
+    """Rounding turns some of the nearest away from the query."""
     query = normalize(clouds(1, width=48).values, dim=1).double()
     bank = clouds(3000, width=48, seed=1).values.double()
     bank = normalize(bank - bank @ query.T @ query, dim=1)
