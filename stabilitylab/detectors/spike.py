@@ -16,7 +16,7 @@ from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ra
 from stabilitylab.findings import Event, place
 from stabilitylab.stats.past import Past, again, level_and_residual, past
 from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
-from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, pooled
+from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, expected, pooled, posterior, shape_of_sum
 
 __all__ = ["Detector", "Parameters", "Resolution"]
 
@@ -37,6 +37,9 @@ ENOUGH = 4096
 
 ALONE = 32_768
 """The tails of a longer series are estimated from it alone; a shorter one is helped by the other columns."""
+
+CLUSTERED = 0.02
+"""How much one over the degrees of freedom of a sum may differ from that of a sum of independent samples."""
 
 ASKED = 24
 """So many columns, evenly spread, say what is expected of the others."""
@@ -149,8 +152,10 @@ class Detector:
             sums = self._sums(before, masked, before.spread())
             said.append({size: evidence.both for size, _, evidence in sums})
         shapes: list[Shapes] = [{} for _ in range(number)]
+        single = None
         for size in LENGTHS:
-            own, further = pooled(np.array([each[size] for each in said]), _prior(size))
+            own, further = pooled(np.array([each[size] for each in said]), _beforehand(size, single))
+            single = posterior(further)[0] if single is None else single
             for each in shapes:
                 each[size] = further
             for column, one in zip(asked, own, strict=True):
@@ -241,9 +246,13 @@ class Detector:
         """Return where a sum of whitened residuals stands out, and the tails of the noise of each sum."""
         uncertain = before.uncertainty()
         spread = before.spread()
-        found, tails = [], {}
+        found = []
+        tails: dict[int, Tail] = {}
         for size, score, evidence in self._sums(before, masked, spread):
-            tails[size] = evidence.tail(_prior(size), shapes.get(size))
+            others = shapes.get(size)
+            if others is None and size > 1:
+                others = _beforehand(size, tails[1].shape)
+            tails[size] = evidence.tail(shape_of_sum(PRIOR, size), others)
             threshold = tails[size].threshold(self._rate(size)) * uncertain
             with np.errstate(invalid="ignore"):
                 above = np.flatnonzero(score > threshold)
@@ -316,9 +325,9 @@ def _floats(frame: pd.DataFrame) -> np.ndarray:
     return values if values.dtype.kind == "f" else values.astype(float)
 
 
-def _prior(size: int) -> float:
-    """Return one over the degrees of freedom that are assumed of a sum of so many samples."""
-    return PRIOR / (1 + (size - 1) * (1 - 4 * PRIOR))
+def _beforehand(size: int, single: float | None) -> np.ndarray:
+    """Return what is expected of the tails of a sum of so many samples, given the shape of a single one."""
+    return expected(PRIOR) if single is None else expected(shape_of_sum(single, size), CLUSTERED)
 
 
 def _recorded(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,18 @@ from scipy.special import logsumexp, stdtr, stdtrit
 
 from stabilitylab.stats.robust import MAD_TO_SD
 
-__all__ = ["PRIOR", "Evidence", "Tail", "evidence_of", "pooled", "tail_of", "tail_threshold"]
+__all__ = [
+    "PRIOR",
+    "Evidence",
+    "Tail",
+    "evidence_of",
+    "expected",
+    "pooled",
+    "posterior",
+    "shape_of_sum",
+    "tail_of",
+    "tail_threshold",
+]
 
 PRIOR = 0.15
 """One over the degrees of freedom that are assumed where a sample does not say."""
@@ -54,13 +65,13 @@ class Evidence(NamedTuple):
 
         Args:
             prior: one over the degrees of freedom that are assumed where the sample does not say.
-            log_prior: logarithm of what each of `SHAPES` is expected with, from other samples (`pooled`).
+            log_prior: logarithm of what each of `SHAPES` is expected with, where more is known (`expected`, `pooled`).
         """
-        alone = _expected(prior)
+        alone = expected(prior)
         shape = prior  # also the answer where nothing is said: the posterior mean of no evidence is cut at both ends
         if log_prior is not None or self.both.any():
-            shape, _ = _posterior(self.both + (alone if log_prior is None else log_prior))
-        wider, error = _posterior(self.upper + alone)
+            shape, _ = posterior(self.both + (alone if log_prior is None else log_prior))
+        wider, error = posterior(self.upper + alone)
         return Tail(max(shape, min(wider - 2 * error, prior)), self.middle, self.spread)
 
 
@@ -94,7 +105,12 @@ def evidence_of(sample: np.ndarray, worth: float = 1.0) -> Evidence:
     return Evidence(worth * (lower + upper), worth * upper, middle, center * MAD_TO_SD)
 
 
-def pooled(likelihoods: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
+def shape_of_sum(shape: float, size: int) -> float:
+    """Return one over the degrees of freedom of a sum of independent values, by its fourth moment."""
+    return shape / (1 + (size - 1) * max(1 - 4 * shape, 0.0))
+
+
+def pooled(likelihoods: np.ndarray, log_prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what is expected of the shape of one sample from the shapes of others of its kind.
 
     The shapes of the samples are normal around a center, which is little known beforehand, with a spread of one of
@@ -102,7 +118,7 @@ def pooled(likelihoods: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarra
 
     Args:
         likelihoods: `Evidence.both` of each sample, shape (N, number of shapes).
-        prior: one over the degrees of freedom that are assumed beforehand.
+        log_prior: logarithm of what each of `SHAPES` is expected with beforehand (`expected`).
 
     Returns:
         Logarithm of the density at `SHAPES`, without its constant: for each of the samples from the others, shape
@@ -111,7 +127,7 @@ def pooled(likelihoods: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarra
     around = -(((SHAPES - SHAPES[:, None]) / SPREADS[:, None, None]) ** 2) / 2
     around -= logsumexp(around, axis=-1, keepdims=True)
     around = around.reshape(-1, len(SHAPES))  # (centers and spreads, shapes)
-    center = np.tile(_expected(prior), len(SPREADS))
+    center = np.tile(log_prior, len(SPREADS))
     fit = logsumexp(around + likelihoods[:, None], axis=-1)
     total = fit.sum(axis=0)
     weight = center + np.vstack([total - fit, total])
@@ -133,12 +149,12 @@ SHAPES = np.linspace(0.0, 0.45, 46)
 """What one over the degrees of freedom may be."""
 
 
-def _expected(prior: float, width: float = 0.1) -> np.ndarray:
+def expected(center: float, width: float = 0.1) -> np.ndarray:
     """Return the logarithm of a normal prior of one over the degrees of freedom at `SHAPES`."""
-    return -(((SHAPES - prior) / width) ** 2) / 2
+    return -(((SHAPES - center) / width) ** 2) / 2
 
 
-def _posterior(log_weight: np.ndarray) -> tuple[float, float]:
+def posterior(log_weight: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of one over the degrees of freedom."""
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
