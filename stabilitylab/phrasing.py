@@ -15,9 +15,10 @@ __all__ = [
 
 
 def span(frame: pd.DataFrame) -> str:
-    """Return how many steps a series spans, in words."""
+    """Return how many steps a series spans, in words, and how many of them it has where that is less."""
     number = int(frame.index[-1]) - int(frame.index[0]) + 1
-    return count(number, "step")
+    has = int(frame.index.nunique())
+    return count(number, "step") + (f" ({has:,} of them recorded)" if has < number else "")
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

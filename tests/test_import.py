@@ -357,7 +357,8 @@ def test_a_run_of_this_package_is_told_what_rows_apart_hide(tmp_path, every):
     apart = synthetic.Synthetic(series, {}, made.layers, (), made.parameters)
     synthetic.write(tmp_path / "run", apart)
     findings = analyze(Run(tmp_path / "run"), draws=100).findings
-    assert any(f"found in {200 * every - every + 1:,} steps of 2 layers" in each.sentence for each in findings)
+    spanned = "200 steps" if every == 1 else f"{200 * every - every + 1:,} steps (200 of them recorded)"
+    assert any(f"found in {spanned} of 2 layers" in each.sentence for each in findings)
     told = [each.sentence for each in findings if each.kind == "sampling"]
     assert len(told) == (every > 1)
     for sentence in told:

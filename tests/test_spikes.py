@@ -99,6 +99,38 @@ class TestSpike:
         assert (after.kind, after.peak) == ("spike", 1000)
         assert after.height == pytest.approx(4, rel=0.4)
 
+    def test_spikes_on_a_level_that_shifts_for_good_are_found_beside_it(self, rng):
+        log = 0.1 * noise("gaussian", (1500, 20), rng)
+        log[500:] += np.log(1.8)
+        log[500] += np.log(4)
+        log[560] += np.log(3)
+        for column in log.T:
+            found = [each for each in spikes(column[:, None]) if 500 <= each.start < 700]
+            first, shift, second = sorted(found, key=lambda each: (each.start, -each.height))
+            assert (first.kind, first.onset, second.kind) == ("spike", 500, "spike")
+            assert first.stop <= 503
+            assert first.height == pytest.approx(4 * 1.8, rel=0.4)  # to the level before
+            assert (second.onset, second.height) == (560, pytest.approx(3, rel=0.4))  # to the one that stays
+            assert (shift.kind, shift.start, shift.onset, shift.stop) == ("shift", 500, 500, 699)
+            assert 1.8 < shift.height < 1.8 * np.exp(0.45)
+
+    def test_a_rise_that_decays_slowly_is_a_spike_besides(self, rng):
+        for decay in (60, 120, 250):
+            log = 0.1 * noise("gaussian", (1500, 20), rng)
+            log[500:] += np.log(10) * np.exp(-np.arange(1000) / decay)[:, None]
+            found = [each for each in spikes(log) if each.start == 500]
+            assert sum((each.kind, each.onset) == ("spike", 500) for each in found) == 20
+            shifts = sum(each.kind == "shift" for each in found)
+            assert shifts >= 15 if decay > 60 else shifts == 0
+
+    @pytest.mark.parametrize("kind", ["gaussian", "student", "autocorrelated", "bursty"])
+    def test_a_shift_itself_is_no_spike(self, kind, rng):
+        log = 0.1 * noise(kind, (1000, 100), rng)
+        log[500:] += np.log(2.5)
+        found = [each for each in spikes(log) if 500 <= each.start < 700]
+        assert sum(each.kind == "shift" for each in found) >= 97
+        assert sum(each.kind == "spike" for each in found) <= 4  # in 20,000 samples
+
     def test_zeros_constants_and_missing_rows(self, rng):
         assert spikes(np.full((500, 1), -np.inf)) == []  # zeros
         assert spikes(np.zeros((500, 1))) == []

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from stabilitylab import parameters
 from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ragged
+from stabilitylab.detectors._shift import apart_from_shifts
 from stabilitylab.findings import Event, place
 from stabilitylab.stats.past import Past, again, level_and_residual, past
 from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
@@ -57,7 +58,7 @@ class Parameters(parameters.Parameters):
     merge_gap: int = Field(5, ge=0)
     """Spikes with no more than so many quiet samples between them are one."""
     patience: int = Field(200, ge=10)
-    """A rise that lasts for so many samples is reported as a ``shift``, and the level follows it."""
+    """A rise that lasts for so many samples is a ``shift``, which the level follows; what stands out of it a spike."""
     floor: float = Field(0.02, gt=0)
     """Smallest standard deviation of the noise on the log scale that is believed."""
 
@@ -176,14 +177,14 @@ class Detector:
         masked = self._outstanding(blocks)
         before = past(blocks, masked, self.parameters.floor)
         noticed, tails = self._notice(before, masked, shapes)
-        found = self._measure(log, broken, before, noticed)
+        found = self._measure(log, broken, before, noticed, tails[1])
         hiding = ~found.lasting & ((found.stop - found.start >= LONG) | (len(log) <= SHORT))
         further = np.setdiff1d(ragged(found.start[hiding], found.stop[hiding])[0], masked, assume_unique=True)
         if len(further):  # what these hold is left out of the past too, and all is looked for again
             masked = np.union1d(masked, further)
             before = again(before, blocks, masked, further // BLOCK, self.parameters.floor)
             noticed, tails = self._notice(before, masked, shapes)
-            found = self._measure(log, broken, before, noticed)
+            found = self._measure(log, broken, before, noticed, tails[1])
         return found.at(rows), self._resolution(before, tails[1], len(log))
 
     def _outstanding(self, blocks: np.ndarray) -> np.ndarray:
@@ -279,7 +280,7 @@ class Detector:
         high = top >= np.maximum(low, np.log(limits.min_ratio))
         return (at - best)[high], low[high]
 
-    def _measure(self, log: np.ndarray, broken: np.ndarray, before: Past, noticed: _Noticed) -> Found:
+    def _measure(self, log: np.ndarray, broken: np.ndarray, before: Past, noticed: _Noticed, tail: Tail) -> Found:
         """Return the events that were noticed, each from start to stop, and those that are not finite."""
         begins, ends = runs_of(broken) if broken.any() else (np.empty(0, int), np.empty(0, int))
         at = np.concatenate([noticed.at, begins])
@@ -297,7 +298,9 @@ class Detector:
             run = np.maximum(np.searchsorted(begins, stop, side="right") - 1, 0)
             stop = np.where(broken[stop], ends[run], stop)
         keep, start, stop = apart(at, start, stop, self.parameters)
-        return describe(log, broken, (start, stop), level[keep], scale[keep], self.parameters.patience)
+        found = describe(log, broken, (start, stop), level[keep], scale[keep], self.parameters.patience)
+        known = level[keep], scale[keep], before.spread()[block[keep]]
+        return apart_from_shifts(log, broken, found, known, tail.threshold(self._rate(1)), self.parameters)
 
     @staticmethod
     def example(rng: np.random.Generator) -> tuple[str, pd.DataFrame, dict[str, Any], list[Event]]:

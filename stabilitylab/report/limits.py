@@ -13,7 +13,8 @@ LIMITS = MappingProxyType(
         "divergence": "A rise in the last steps is told as one that may come back, in the last ten not at all; what "
         "swings around its level, even ever wider, or slowly loses a part of what it had learned, is not seen.",
         "spikes": "A spike lower than the least visible ratio of its layer is missed; a rise that stays is a shift of "
-        "the level, no spike; of the first steps too little past is known.",
+        "the level, and only what stands out of the level that stays is a spike; of the first steps too little past is "
+        "known.",
         "where spikes begin": "Onsets are whole steps: a tie says only that the order lies within one step.",
         "lead": "An order in time within one run is no cause: all layers share one backward pass. With fewer than "
         "five matched events, or with events in too few separate episodes, nothing can be claimed.",

@@ -66,10 +66,12 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
             f"{count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
             f"the largest: {top.label} at step {top.peak:,}, {size}."
         )
-    sentence += _trust(calibration, samples, "step" if spacing(frame.index.to_numpy()) == 1 else "row")
+    unit = "step" if spacing(frame.index.to_numpy()) == 1 else "row"
+    sentence += _trust(calibration, samples, unit)
     if shifts:
-        sentence += f" The level of {joined([each.label for each in shifts])} rose for good, "
-        sentence += f"first at step {shifts[0].start:,}; this is not counted as a spike."
+        risen = list(dict.fromkeys(each.label for each in shifts))
+        sentence += f" The level of {joined(risen)} rose and stayed up for {parameters['patience']} {unit}s or more, "
+        sentence += f"first at step {shifts[0].start:,}; only what stands out of such a rise is counted as a spike."
     events_of = tuple(sorted([event for each in episodes for event in each.events] + shifts))
     verdict = "spikes" if episodes else "none"
     return [Finding("spikes", sentence, verdict, numbers, SPIKE_METHOD, parameters, events_of)]
