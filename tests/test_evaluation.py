@@ -61,7 +61,8 @@ def compared_whole(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = knn._exact
     monkeypatch.setattr(knn, "_exact", exact)
     monkeypatch.setattr(knn, "_multiplies_integers", lambda _: True)
-    monkeypatch.setattr(knn, "WORTH", 1)
+    monkeypatch.setattr(knn, "WORTH", 0.1)
+    monkeypatch.setattr(knn, "ROWS", 100)
     return numbers
 
 
@@ -117,8 +118,7 @@ def test_the_bound_of_the_rounding_holds_and_is_not_idle() -> None:
 
 
 @pytest.mark.parametrize("nearest", [1.5e-4, -0.5])
-@pytest.mark.usefixtures("compared_whole")
-def test_neighbors_that_are_hardly_or_not_similar_are_found_too(nearest: float) -> None:
+def test_neighbors_that_are_hardly_or_not_similar_are_found_too(nearest: float, compared_whole: list[int]) -> None:
     """Rounding turns some of the nearest away from the query."""
     query = normalize(clouds(1, width=48).values, dim=1).double()
     bank = clouds(3000, width=48, seed=1).values.double()
@@ -126,10 +126,26 @@ def test_neighbors_that_are_hardly_or_not_similar_are_found_too(nearest: float) 
     cosine = torch.full((3000, 1), -0.9, dtype=torch.float64)
     cosine[:200, 0] = torch.linspace(nearest - 1e-3, nearest, 200)
     bank = (cosine * query + (1 - cosine**2).sqrt() * bank).float()
-    similarity, index = neighbors(query.float(), bank, 9)
+    similarity, index = neighbors(query.float().expand(200, -1), bank, 9)
     expected = (query @ bank.double().T).topk(9, dim=1)
-    torch.testing.assert_close(similarity.double(), expected.values, rtol=0, atol=1e-6)
-    assert set(index[0].tolist()) == set(expected.indices[0].tolist())
+    torch.testing.assert_close(similarity.double(), expected.values.expand(200, -1), rtol=0, atol=1e-6)
+    for each in index.tolist():
+        assert set(each) == set(expected.indices[0].tolist())
+    assert compared_whole in ([], [200])
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 40])
+def test_neighbors_of_features_of_any_length_and_width(width: int, compared_whole: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (30 * torch.randn(n, width, generator=generator) for n in (3000, 200))
+    similarity, index = neighbors(queries, bank, 5)
+    every = queries.double() @ bank.double().T
+    expected = every.topk(5, dim=1).values
+    torch.testing.assert_close(similarity.double(), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(every.gather(1, index), expected, rtol=1e-5, atol=1e-4)
+    assert all(len(set(each)) == 5 for each in index.tolist())
+    if width < 16:  # torch's product of integers is wrong for a single dimension
+        assert compared_whole == [200]
 
 
 def test_equal_neighbors_are_each_named_once() -> None:

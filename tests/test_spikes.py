@@ -131,6 +131,32 @@ class TestSpike:
         assert sum(each.kind == "shift" for each in found) >= 97
         assert sum(each.kind == "spike" for each in found) <= 4  # in 20,000 samples
 
+    def test_a_spike_across_the_end_of_a_shift_is_told_once(self, rng):
+        for begin in (680, 690, 695, 699, 700, 705):
+            log = 0.1 * noise("gaussian", (1000, 1), rng)
+            log[500:] += 1
+            log[begin : begin + 20] += 2
+            found = [each for each in spikes(log) if each.kind == "spike" and 600 < each.start < 800]
+            assert len(found) == 1
+
+    def test_a_level_that_settles_a_little_lower_is_no_spike(self, rng):
+        log = 0.1 * noise("gaussian", (1000, 100), rng)
+        log[500:] += 1
+        log[650:] -= 0.25  # by less than the smallest ratio
+        found = [each for each in spikes(log) if 450 <= each.start < 800]
+        assert sum(each.kind == "shift" for each in found) == 100
+        assert sum(each.kind == "spike" for each in found) <= 4
+
+    def test_what_comes_much_later_changes_nothing(self, rng):
+        log = 0.12 * noise("gaussian", (60_000, 1), rng)
+        log[20_000:] += 0.7 + 1.5 * np.exp(-np.arange(40_000) / 80)[:, None]
+        log[20_300:30_000:150] += 0.6
+        before = [each for each in spikes(log) if each.start < 40_000]
+        log[55_000:55_060] += 0.8
+        assert [each for each in spikes(log) if each.start < 40_000] == before
+        assert ("spike", 20_000) in [(each.kind, each.start) for each in before]
+        assert len(before) > 40
+
     def test_zeros_constants_and_missing_rows(self, rng):
         assert spikes(np.full((500, 1), -np.inf)) == []  # zeros
         assert spikes(np.zeros((500, 1))) == []

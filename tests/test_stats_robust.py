@@ -8,7 +8,7 @@ from scipy import stats
 from stabilitylab.stats.level import past_level
 from stabilitylab.stats.past import again, past
 from stabilitylab.stats.robust import fold, past_median, runs_of, unfold
-from stabilitylab.stats.tails import PRIOR, evidence_of, expected, pooled, shape_of_sum, tail_of
+from stabilitylab.stats.tails import PRIOR, evidence_of, normal_prior, pooled, shape_of_sum, tail_of
 
 NONE = np.empty(0, dtype=int)
 
@@ -153,11 +153,11 @@ def test_a_long_upper_tail_is_taken_for_what_is_looked_for(rng):
 def test_a_sample_learns_from_others_and_not_from_itself(rng):
     normal = [evidence_of(rng.standard_normal(2000)) for _ in range(10)]
     heavy = evidence_of(rng.standard_t(3, 2000))
-    each, further = pooled(np.array([one.both for one in [*normal, heavy]]), expected(PRIOR))
+    each, further = pooled(np.array([one.both for one in [*normal, heavy]]), normal_prior(PRIOR))
     alone, helped = normal[0].tail(PRIOR).shape, normal[0].tail(PRIOR, each[0]).shape
     assert helped < min(0.06, alone)
     assert heavy.tail(PRIOR, each[-1]).shape > 0.1  # one that is plainly different is believed
-    without = pooled(np.array([one.both for one in normal]), expected(PRIOR))[1]
+    without = pooled(np.array([one.both for one in normal]), normal_prior(PRIOR))[1]
     np.testing.assert_allclose(each[-1], without, atol=1e-6)
     np.testing.assert_allclose(np.exp(further).sum(), 1, rtol=1e-9)
 

@@ -15,7 +15,10 @@ BESIDE = 12
 """So many samples on each side say whether it is louder there."""
 
 FEW = 4
-"""So many of them must lie below the level, or it is the way down."""
+"""Where fewer of them lie below the level, they are the way down from a spike, and no noise."""
+
+BRIEF = 6
+"""Of what lasts for more samples, not only the highest must stand out, but half of them by the smallest ratio."""
 
 SETTLED = 4
 """The last of so many parts of a shift says where the series settles."""
@@ -38,12 +41,12 @@ def apart_from_shifts(
     threshold: float,
     limits: SpikeLimits,
 ) -> Found:
-    """Return the events, with those that a shift has in it besides, and the shifts without them.
+    """Return the events by start, with those that a shift has in it besides, and the shifts without them.
 
     Args:
         log: of a column.
         broken: where it is not finite.
-        found: its events.
+        found: its events; it may be overwritten.
         before: level, scale, and standard deviation of a sample before each event.
         threshold: of a single sample in standard deviations.
         limits: what a spike is.
@@ -53,8 +56,8 @@ def apart_from_shifts(
     rest = log
     for shift in np.flatnonzero(found.lasting).tolist():
         first = int(found.start[shift])
-        part = log[first : int(found.stop[shift]) + 1]
-        settled, runs = _standing_out(part, float(spread[shift]), threshold, limits)
+        last = int(found.stop[shift])
+        settled, runs = _standing_out(log[first:], last - first + 1, float(spread[shift]), threshold, limits)
         for start, stop in runs:
             rest = log.copy() if rest is log else rest
             rest[first + start : first + stop + 1] = settled
@@ -69,25 +72,41 @@ def apart_from_shifts(
     shifts = describe(rest, broken, (found.start[own], found.stop[own]), level[own], scale[own], limits.patience)
     for whole, part in zip(found, shifts, strict=True):
         whole[own] = part
-    return Found(*(np.concatenate(each) for each in zip(found, spikes, strict=True)))
+    spikes.lasting[:] = False
+    stay = np.ones(len(found.start), dtype=bool)
+    stay[own] = shifts.rise >= np.log(limits.min_ratio)
+    merged = [np.concatenate([whole[stay], part]) for whole, part in zip(found, spikes, strict=True)]
+    order = np.argsort(merged[0], kind="stable")
+    return Found(*(each[order] for each in merged))
 
 
 def _standing_out(
-    part: np.ndarray, spread: float, threshold: float, limits: SpikeLimits
+    log: np.ndarray, length: int, spread: float, threshold: float, limits: SpikeLimits
 ) -> tuple[float, list[tuple[int, int]]]:
-    """Return the level at which a shift settles, and the first and the last sample of what stands out of it."""
+    """Return the level at which a shift settles, and the first and the last sample of what stands out of it.
+
+    What goes on beyond its end is judged by what comes after.
+    """
+    part = log[:length]
     end = part[-(len(part) // SETTLED) :]
     settled = float(np.median(end))
-    noise = max(spread, MAD_TO_SD * float(np.median(np.abs(end - settled))) * (1 + 8 / len(end)))
+    around = MAD_TO_SD * float(np.median(np.abs(end - settled)))
+    noise = max(spread, around * (1 + 8 / len(end)))  # it stands on few samples
     height = max(threshold * noise, float(np.log(limits.min_ratio)))
-    first, last = runs_of(part >= settled + max(limits.exit * height, 1.5 * noise))
+    low = settled + max(limits.exit * height, 1.5 * noise)
+    first, last = runs_of(part >= low)
+    goes_on = bool((log[length : length + limits.merge_gap + 1] >= low).any())
     new = np.append(True, first[1:] - last[:-1] > limits.merge_gap + 1)[: len(first)]
     starts, stops = first[new], last[np.append(new[1:], True)[: len(last)]]
     tall = []
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        if goes_on and stop >= length - 1 - limits.merge_gap:
+            continue
+        run = part[start : stop + 1] - settled
         beside = np.append(part[max(0, start - BESIDE) : start], part[stop + 1 : stop + 1 + BESIDE]) - settled
         deep = -beside[beside < 0]
         loud = MAD_TO_SD * float(np.median(deep)) if len(deep) >= FEW else 0.0  # a burst of noise
-        if part[start : stop + 1].max() >= settled + max(height, threshold * loud):
+        whole = len(run) <= BRIEF or float(np.median(run)) >= np.log(limits.min_ratio)
+        if whole and run.max() >= max(height, threshold * loud):
             tall.append((start, stop))
     return settled, tall

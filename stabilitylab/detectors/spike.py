@@ -17,12 +17,12 @@ from stabilitylab.detectors._shift import apart_from_shifts
 from stabilitylab.findings import Event, place
 from stabilitylab.stats.past import Past, again, level_and_residual, past
 from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
-from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, expected, pooled, posterior, shape_of_sum
+from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, normal_prior, pooled, posterior, shape_of_sum
 
 __all__ = ["Detector", "Parameters", "Resolution"]
 
 LENGTHS = {1: 0.7, 3: 0.2, 6: 0.15}
-"""Samples over which the whitened residuals are summed, and the share of the false alarms that each sum may have."""
+"""Samples over which the whitened residuals are summed, a single one first, and the share of false alarms of each."""
 
 LONG = 3 * BLOCK
 """Samples of an event that the level would begin to follow."""
@@ -179,7 +179,7 @@ class Detector:
         noticed, tails = self._notice(before, masked, shapes)
         found = self._measure(log, broken, before, noticed, tails[1])
         hiding = ~found.lasting & ((found.stop - found.start >= LONG) | (len(log) <= SHORT))
-        further = np.setdiff1d(ragged(found.start[hiding], found.stop[hiding])[0], masked, assume_unique=True)
+        further = np.setdiff1d(ragged(found.start[hiding], found.stop[hiding])[0], masked)
         if len(further):  # what these hold is left out of the past too, and all is looked for again
             masked = np.union1d(masked, further)
             before = again(before, blocks, masked, further // BLOCK, self.parameters.floor)
@@ -330,7 +330,7 @@ def _floats(frame: pd.DataFrame) -> np.ndarray:
 
 def _beforehand(size: int, single: float | None) -> np.ndarray:
     """Return what is expected of the tails of a sum of so many samples, given the shape of a single one."""
-    return expected(PRIOR) if single is None else expected(shape_of_sum(single, size), CLUSTERED)
+    return normal_prior(PRIOR) if single is None else normal_prior(shape_of_sum(single, size), CLUSTERED)
 
 
 def _recorded(values: np.ndarray) -> np.ndarray:

@@ -28,14 +28,18 @@ GROUP = 16
 NEAR = 2**21
 """Numbers that still lie in a processor's cache together."""
 
-WORTH = 100
-"""Products of integers are worth it for a bank that holds so many entries for each candidate."""
+WORTH = 60
+"""Products of integers are worth it for a bank that holds so many entries for each candidate, and more where they are
+narrow."""
+
+NARROW, WIDE = 16, 2**17
+"""Numbers of dimensions between which a product of integers is right: a sum of more could leave 32 bits."""
 
 LEVELS = 127
 """Largest of the integers."""
 
 SLACK = 1e-5
-"""More than the error of a product in float32 over the product of the lengths."""
+"""More than the error of a product in float32, over the product of the lengths."""
 
 Search = Callable[[int], tuple[Tensor, Tensor]]
 """Returns the highest values, and their columns, of one of the parts of the queries."""
@@ -60,7 +64,7 @@ def neighbors(queries_ND: Tensor, bank_MD: Tensor, k: int, cells: int = CELLS) -
     """
     if len(bank_MD) < k:
         raise InputError(f"k is {k}, but the bank holds {len(bank_MD)} images")
-    if not _multiplies_integers(queries_ND) or len(bank_MD) < WORTH * _candidates(k):
+    if not (_multiplies_integers(queries_ND) and _worth(queries_ND, bank_MD, k)):
         return _exact(queries_ND, bank_MD, k, cells)
     columns = _columns(len(queries_ND), len(bank_MD), _candidates(k), cells)
     rounded = lru_cache(maxsize=1)(lambda first: _rounded(bank_MD[first : first + columns]))
@@ -75,6 +79,12 @@ def neighbors(queries_ND: Tensor, bank_MD: Tensor, k: int, cells: int = CELLS) -
 
 def _candidates(k: int) -> int:
     return 4 * k + 80
+
+
+def _worth(queries_ND: Tensor, bank_MD: Tensor, k: int) -> bool:
+    width = queries_ND.shape[1]
+    needed = WORTH * _candidates(k) * (1 + 256 / width)
+    return NARROW <= width < WIDE and len(queries_ND) >= 2 * ROWS and len(bank_MD) >= needed
 
 
 def _multiplies_integers(features: Tensor) -> bool:
@@ -93,9 +103,9 @@ class _Rounded(NamedTuple):
     step: Tensor
     mean: Tensor
     length: Tensor
-    """Length of what is rounded."""
+    """Largest length of what is rounded."""
     error: Tensor
-    """Length of what the rounding took."""
+    """Largest length of what the rounding took."""
 
 
 def _rounded(features_MD: Tensor) -> _Rounded:
@@ -114,6 +124,15 @@ def _rounded(features_MD: Tensor) -> _Rounded:
     return _Rounded(integers, step, mean_D, torch.stack(length).max(), torch.stack(error).max())
 
 
+def _rounded_rows(queries_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return integers, the step of each row (N, 1), the length of what the rounding took (N,) and of what is left."""
+    step_N1 = queries_ND.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / LEVELS
+    whole_ND = (queries_ND / step_N1).round_()
+    integers_ND = whole_ND.to(torch.int8)
+    nearly_ND = whole_ND.mul_(step_N1)
+    return integers_ND, step_N1, (queries_ND - nearly_ND).norm(dim=1), nearly_ND.norm(dim=1)
+
+
 def _checked(
     queries_ND: Tensor, bank_MD: Tensor, k: int, cells: int, rounded: Callable[[int], _Rounded]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,16 +140,15 @@ def _checked(
 
     A product of two rounded vectors is wrong by at most what the rounding took of each, times the length of the other.
     """
-    step_N1 = queries_ND.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / LEVELS
-    integers_ND = (queries_ND / step_N1).round_()
-    nearly_ND = integers_ND * step_N1
-    lost_N, length_N = (queries_ND - nearly_ND).norm(dim=1), nearly_ND.norm(dim=1)
-    integers, scales, queries = (each.split(ROWS) for each in (integers_ND.to(torch.int8), step_N1, queries_ND))
+    queries = queries_ND.split(ROWS)
+    integers, scales, lost, lengths = zip(*map(_rounded_rows, queries), strict=True)
+    lost_N, length_N = torch.cat(lost), torch.cat(lengths)
     wrong_N = torch.zeros_like(lost_N)
 
     def against(first: int, held: Tensor) -> Search:
         part = rounded(first)
-        torch.maximum(wrong_N, lost_N * part.length + length_N * part.error, out=wrong_N)
+        slack_N = SLACK * length_N * (part.length + part.mean.norm())
+        torch.maximum(wrong_N, lost_N * part.length + length_N * part.error + slack_N, out=wrong_N)
 
         def search(number: int) -> tuple[Tensor, Tensor]:
             shape = len(integers[number]), len(part.integers)
@@ -147,7 +165,7 @@ def _checked(
     ):
         found.append((*_ranked(query_ND, bank_MD, index_NG, k), rough_NG.amin(dim=1)))
     similarity, index, lowest_N = (torch.cat(each) for each in zip(*found, strict=True))
-    return similarity, index, ~(lowest_N + wrong_N + SLACK < similarity[:, -1])
+    return similarity, index, ~(lowest_N + wrong_N < similarity[:, -1])
 
 
 def _ranked(queries_ND: Tensor, bank_MD: Tensor, index_NG: Tensor, k: int) -> tuple[Tensor, Tensor]:

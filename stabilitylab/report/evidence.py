@@ -180,7 +180,10 @@ def more_seeds(case: Case) -> str | None:
         return None
     table = case.analysis.lags
     most = int(table["matched"].max()) if len(table) else 0
-    return f"At most {count(most, 'spike')} of {case.first} is matched in a later layer: which leads stays undecided."
+    are = "is" if most == 1 else "are"
+    return (
+        f"At most {count(most, 'spike')} of {case.first} {are} matched in a later layer: which leads stays undecided."
+    )
 
 
 def record_knn(case: Case) -> str | None:

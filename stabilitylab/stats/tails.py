@@ -15,7 +15,7 @@ __all__ = [
     "Evidence",
     "Tail",
     "evidence_of",
-    "expected",
+    "normal_prior",
     "pooled",
     "posterior",
     "shape_of_sum",
@@ -65,9 +65,10 @@ class Evidence(NamedTuple):
 
         Args:
             prior: one over the degrees of freedom that are assumed where the sample does not say.
-            log_prior: logarithm of what each of `SHAPES` is expected with, where more is known (`expected`, `pooled`).
+            log_prior: logarithm of what each of `SHAPES` is expected with, where more is known (by `normal_prior` or
+                `pooled`).
         """
-        alone = expected(prior)
+        alone = normal_prior(prior)
         shape = prior  # also the answer where nothing is said: the posterior mean of no evidence is cut at both ends
         if log_prior is not None or self.both.any():
             shape, _ = posterior(self.both + (alone if log_prior is None else log_prior))
@@ -118,7 +119,7 @@ def pooled(likelihoods: np.ndarray, log_prior: np.ndarray) -> tuple[np.ndarray, 
 
     Args:
         likelihoods: `Evidence.both` of each sample, shape (N, number of shapes).
-        log_prior: logarithm of what each of `SHAPES` is expected with beforehand (`expected`).
+        log_prior: logarithm of what each of `SHAPES` is expected with beforehand (`normal_prior`).
 
     Returns:
         Logarithm of the density at `SHAPES`, without its constant: for each of the samples from the others, shape
@@ -149,7 +150,7 @@ SHAPES = np.linspace(0.0, 0.45, 46)
 """What one over the degrees of freedom may be."""
 
 
-def expected(center: float, width: float = 0.1) -> np.ndarray:
+def normal_prior(center: float, width: float = 0.1) -> np.ndarray:
     """Return the logarithm of a normal prior of one over the degrees of freedom at `SHAPES`."""
     return -(((SHAPES - center) / width) ** 2) / 2
 
@@ -175,7 +176,7 @@ def tail_threshold(shape: float, rate: float) -> float:
     """Return the value that is exceeded upward with probability ``rate``, in robust standard deviations.
 
     Args:
-        shape: one over the degrees of freedom, of `tail_shape`.
+        shape: one over the degrees of freedom.
         rate: probability, far in the tail.
 
     Returns:

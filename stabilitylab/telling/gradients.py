@@ -69,8 +69,8 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
     unit = "step" if spacing(frame.index.to_numpy()) == 1 else "row"
     sentence += _trust(calibration, samples, unit)
     if shifts:
-        risen = list(dict.fromkeys(each.label for each in shifts))
-        sentence += f" The level of {joined(risen)} rose and stayed up for {parameters['patience']} {unit}s or more, "
+        risen = joined([each.label for each in shifts])
+        sentence += f" The level of {risen} rose and stayed up for {parameters['patience']} {unit}s or more, "
         sentence += f"first at step {shifts[0].start:,}; only what stands out of such a rise is counted as a spike."
     events_of = tuple(sorted([event for each in episodes for event in each.events] + shifts))
     verdict = "spikes" if episodes else "none"
