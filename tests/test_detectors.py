@@ -277,5 +277,28 @@ class TestDivergence:
         time = np.arange(2000)
         values = 2.3 - 1.5 * np.clip(time / 500, 0, 1) + 4 * np.clip((time - 1000) / 800, 0, 1)
         (event,) = self.detect(values + 0.05 * rng.standard_normal(2000))
-        assert 1200 < event.start < 1500
+        assert event.kind == "divergence"
+        assert 1000 <= event.start < 1500
         assert event.stop == 1999
+
+    def test_a_part_of_what_was_learned_is_lost_slowly(self):
+        """A third of it, in a straight line or ever faster, and still going on; a run-away told from its slow start."""
+        time = np.arange(4000)
+        learned, since = 1 + 3 * np.exp(-time / 600), np.clip(time - 2000, 0, None)
+        for seed in range(5):
+            noise = 0.05 * np.random.default_rng(seed).standard_t(5, 4000)
+            for lost in (since / 2000, np.expm1(since / 800) / np.expm1(2.5)):
+                (event,) = self.detect(learned + lost + noise)
+                assert (event.kind, event.stop) == ("rise", 3999)
+                assert 2000 <= event.start < 3900
+                assert event.height == pytest.approx(1, abs=0.4)
+            (event,) = self.detect(learned + np.expm1(since / 150) + noise)
+            assert event.kind == "divergence"
+            assert 2000 <= event.start < 2500
+
+    def test_a_rise_that_comes_to_rest_is_none(self):
+        time = np.arange(3000)
+        for seed in range(5):
+            noise = 0.05 * np.random.default_rng(seed).standard_t(5, 3000)
+            rest = 1 + 3 * np.exp(-time / 100) + 1.0 * (1 - np.exp(-np.clip(time - 600, 0, None) / 250))
+            assert self.detect(rest + noise) == []

@@ -25,10 +25,19 @@ OPEN = 10
 """A rise that has lasted for so many samples when the record ends is told, as one that may come back."""
 
 BLOCKS = 25
-"""The wandering of a loss is that of the medians of so many samples."""
+"""The wandering of a loss is that of the medians of so many samples, or of more in a long series."""
+
+MOST_BLOCKS = 60
+"""So many medians are enough."""
 
 WANDERING = 3.0
 """A slow rise counts from so many standard deviations of a random walk with these steps on."""
+
+PARTS = 4
+"""A slow rise is looked at in so many parts."""
+
+EVEN = 0.15
+"""The last of them adds at least this part of the rise, or it has come to rest."""
 
 FASTER = 4.0
 """A loss that never fell has diverged if it ends so many times as high as its rise up to then lets expect."""
@@ -57,7 +66,8 @@ class Detector:
         """Return the events ``divergence`` and ``rise`` of all columns, ordered by start.
 
         Height is the rise over the level in the unit of the loss, infinite where it is not finite. A ``rise`` is as
-        clear as a divergence, but the record ends before the patience does: nobody knows yet whether it comes back.
+        clear as a divergence, but the record ends before the patience does, or it is slow and has lost only a part of
+        what was learned: nobody knows yet whether it comes back.
         """
         steps = frame.index.to_numpy()
         events = []
@@ -79,15 +89,18 @@ class Detector:
         if len(series) < LEARNED + OPEN:
             return found
         left = self._jumped(series) or self._crept(series)
-        if left is None:
+        slow = self._rising(series if left is None else series[: left[0]])
+        away = left or slow
+        if away is None:
             return found
-        start, level, scale = left
+        start, level, _ = slow or away
+        scale = away[2]
         peak = start + int(np.argmax(series[start:]))
         height = float(series[peak] - level)
         onset = start + int(np.argmax(series[start:] - level >= height / 2))
         times = (int(at[start]), int(at[min(onset, peak)]), int(at[peak]), int(at[-1]))
         stayed = at[start] <= len(values) - self.parameters.patience or not finite[-1]
-        kind = "divergence" if stayed else "rise"
+        kind = "divergence" if left is not None and stayed else "rise"
         return [*found, _Found(times, kind, height, height / scale)]
 
     def _jumped(self, series: np.ndarray) -> _Left | None:
@@ -125,11 +138,8 @@ class Detector:
             return None
         smooth = _running_median(series, patience // 2 + 1)
         level, end = float(np.median(series[:24])), float(np.median(series[-patience // 2 :]))
-        number = len(series) // BLOCKS
-        medians = np.median(series[len(series) - number * BLOCKS :].reshape(number, BLOCKS), axis=1)
-        wander = MAD_TO_SD * float(np.median(np.abs(np.diff(medians, n=2)))) / np.sqrt(2)
         own = MAD_TO_SD * float(np.median(np.abs(series[:24] - level)))
-        margin = max(WANDERING * wander * np.sqrt(number), own)
+        margin = max(_wandering(series), own)
         below = np.flatnonzero(smooth <= level + margin)
         start = int(below[-1]) + 1 if len(below) else 0
         fell = smooth[24:].min() < level - margin / 2
@@ -137,6 +147,29 @@ class Detector:
         if start == len(series) or not end > level + margin or not (fell or fled):
             return None
         return start, level, max(margin / self.parameters.score, np.finfo(float).tiny)
+
+    def _rising(self, series: np.ndarray) -> _Left | None:
+        """Return from where on a loss rises, without coming to rest before it ends, by more than ever before.
+
+        A rise that comes to rest is no evidence: that of a filling queue does.
+        """
+        patience = self.parameters.patience
+        if len(series) < patience + LEARNED:
+            return None
+        smooth = _running_median(series, patience // 2 + 1)
+        lowest = int(np.argmin(smooth))
+        level, margin = float(smooth[lowest]), _wandering(series)
+        before = smooth[LEARNED : lowest + 1]
+        earlier = float((before - np.minimum.accumulate(before)).max()) if len(before) else 0.0
+        since = series[lowest:]
+        if len(since) < patience or smooth[-1] - level <= max(margin, 2 * earlier):
+            return None
+        parts = [float(np.median(each)) for each in np.array_split(since, PARTS)]
+        grows = all(np.diff(parts) > 0) and parts[-1] - parts[-2] >= EVEN * (parts[-1] - parts[0])
+        if not grows:
+            return None
+        left = lowest + int(np.flatnonzero(smooth[lowest:] <= level + margin)[-1])
+        return left, level, max(margin / self.parameters.score, np.finfo(float).tiny)
 
     @staticmethod
     def example(rng: np.random.Generator) -> tuple[str, pd.DataFrame, dict[str, Any], list[Event]]:
@@ -165,6 +198,15 @@ class _Found(NamedTuple):
 
 _Left = tuple[int, float, float]
 """The sample at which a loss leaves its level, the level, and the scale of its noise."""
+
+
+def _wandering(series: np.ndarray) -> float:
+    """Return by how much a loss of these steps wanders at most in all, by the changes between medians of blocks."""
+    size = max(BLOCKS, len(series) // MOST_BLOCKS)
+    number = len(series) // size
+    medians = np.median(series[len(series) - number * size :].reshape(number, size), axis=1)
+    step = MAD_TO_SD * float(np.median(np.abs(np.diff(medians, n=2)))) / np.sqrt(2)
+    return float(WANDERING * step * np.sqrt(number))
 
 
 def _running_median(values: np.ndarray, width: int) -> np.ndarray:

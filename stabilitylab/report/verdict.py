@@ -88,7 +88,7 @@ def divergence(finding: Finding) -> str:
     if broken > 0:
         return f"the loss was not finite at {count(int(broken), 'step')}, first{since}"
     if finding.verdict == "rising":
-        return f"the loss left its level{since} and had not come back at the end"
+        return f"the loss left its level{since}, and was still away at the end"
     return f"the loss left its level for good{since}"
 
 

@@ -87,8 +87,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "Whether the loss stayed finite and at its level.",
             {
                 "diverged": "not finite at a step, or away from its level for good",
-                "rising": "away from its level where the record ends, so late that it may still come back",
-                "none": "neither; swings around the level, though they grow, and small slow rises are not seen",
+                "rising": "away from its level where the record ends, so late or so slowly that it may still come back",
+                "none": "neither; swings around the level, though they grow, and slow rises within its wandering or that "
+                "come to rest are not seen",
                 "not judged": NOT_JUDGED,
             },
             {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stabilitylab.detectors import collapse, divergence
-from stabilitylab.findings import Finding
+from stabilitylab.findings import Event, Finding
 from stabilitylab.phrasing import count, joined, rounded, span
 from stabilitylab.sampling import blind_span
 from stabilitylab.telling.evidence import Evidence
@@ -36,19 +37,17 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
     parts = [f"The loss stayed finite in {span(frame)}."]
     if len(broken):
         parts = [f"The loss was not finite at {count(len(broken), 'step')}, first at step {broken[0]:,}."]
-    if gone:
+    if len(broken) and not finite[-1] and not gone:
+        parts.append("It is not finite where the record ends.")
+    elif gone:
         parts.append(f"It left its level at step {gone[0].start:,} and did not come back.")
     elif rising:
-        left, last = rising[0], int(frame.index[-1])
-        parts.append(
-            f"It left its level at step {left.start:,}, by {rounded(left.height)}, and had not come back at step "
-            f"{last:,}: whether it will cannot be told from fewer than {patience:,} losses."
-        )
+        parts.append(_rise(rising[0], frame, patience))
     elif finite.sum() < needed:
         parts.append(f"Whether it left its level for good cannot be judged with fewer than {needed:,} finite losses.")
     else:
         parts.append(
-            f"It did not leave its level for good, as far as can be told of the last {divergence.OPEN}"
+            f"It did not leave its level for good, as far as can be told of the last {divergence.OPEN} losses"
             f"{_jumps(evidence.trials.get('training.loss'))}."
         )
     numbers: dict[str, Any] = {"not_finite": len(broken), "samples": len(frame)}
@@ -59,6 +58,20 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
     if verdict == "none" and finite.sum() < needed:
         verdict = "not judged"
     return [Finding("divergence", " ".join(parts), verdict, numbers, method, parameters, tuple(events))]
+
+
+def _rise(rise: Event, frame: pd.DataFrame, patience: int) -> str:
+    """Say that the loss is away from its level where the record ends."""
+    height, last = rounded(rise.height), int(frame.index[-1])
+    if int((frame.index >= rise.start).sum()) >= patience:
+        return (
+            f"It rises slowly, and still did where the record ends: from step {rise.start:,} on it lies above its "
+            f"lowest level beyond its wandering, by up to {height}."
+        )
+    return (
+        f"It left its level at step {rise.start:,}, by {height}, and had not come back at step {last:,}: whether it "
+        f"will cannot be told from fewer than {patience:,} losses."
+    )
 
 
 def _jumps(trials: Trials | None) -> str:
