@@ -64,6 +64,12 @@ class Episode:
     followed_by: tuple[Event, ...] = ()
     """Events of other series that begin within the stated horizon after the start."""
 
+    @property
+    def tallest(self) -> tuple[str, ...]:
+        """The layers of the largest ratio; several when they tie, as those that are not finite do."""
+        top = max(event.height for event in self.events)
+        return tuple(event.label for event in self.events if event.height == top)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

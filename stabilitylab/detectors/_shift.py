@@ -41,7 +41,9 @@ def apart_from_shifts(
     threshold: float,
     limits: SpikeLimits,
 ) -> Found:
-    """Return the events by start, with those that a shift has in it besides, and the shifts without them.
+    """Return the events by start, with the spikes that a shift has in it besides, and each shift as high as it settles.
+
+    What does not settle at the smallest ratio or above is no shift.
 
     Args:
         log: of a column.
@@ -53,10 +55,10 @@ def apart_from_shifts(
     """
     level, scale, spread = before
     extents, levels, owners = [], [], []
+    stay = np.ones(len(found.start), dtype=bool)
     rest = log
     for shift in np.flatnonzero(found.lasting).tolist():
-        first = int(found.start[shift])
-        last = int(found.stop[shift])
+        first, last = int(found.start[shift]), int(found.stop[shift])
         settled, runs = _standing_out(log[first:], last - first + 1, float(spread[shift]), threshold, limits)
         for start, stop in runs:
             rest = log.copy() if rest is log else rest
@@ -64,17 +66,21 @@ def apart_from_shifts(
             extents.append((first + start, first + stop))
             levels.append(level[shift] if start <= limits.merge_gap else settled)
             owners.append(shift)
+        if settled - level[shift] >= np.log(limits.min_ratio):
+            part = describe(
+                rest, broken, (found.start[[shift]], found.stop[[shift]]), level[[shift]], scale[[shift]], 0
+            )
+            found.onset[shift], found.peak[shift] = part.onset[0], part.peak[0]
+            found.rise[shift] = settled - level[shift]
+            found.score[shift] = found.rise[shift] / scale[shift]
+        else:
+            found.lasting[shift] = False
+            stay[shift] = not runs
     if not extents:
         return found
     start, stop = np.array(extents, dtype=np.int64).T
     spikes = describe(log, broken, (start, stop), np.array(levels), scale[owners], limits.patience)
-    own = np.unique(owners)
-    shifts = describe(rest, broken, (found.start[own], found.stop[own]), level[own], scale[own], limits.patience)
-    for whole, part in zip(found, shifts, strict=True):
-        whole[own] = part
     spikes.lasting[:] = False
-    stay = np.ones(len(found.start), dtype=bool)
-    stay[own] = shifts.rise >= np.log(limits.min_ratio)
     merged = [np.concatenate([whole[stay], part]) for whole, part in zip(found, spikes, strict=True)]
     order = np.argsort(merged[0], kind="stable")
     return Found(*(each[order] for each in merged))

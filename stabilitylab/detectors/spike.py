@@ -102,7 +102,8 @@ class Detector:
     def detect(self, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> list[Event]:  # noqa: ARG002
         """Return the events ``spike`` and ``shift`` of all columns, ordered by start.
 
-        Height is the ratio of the peak to the level, score the peak in robust standard deviations of the noise.
+        Height is the ratio to the level of the peak, for a shift of where it settles; score is the same in robust
+        standard deviations of the noise.
         """
         return self.examine(name, frame)[0]
 

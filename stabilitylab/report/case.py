@@ -60,10 +60,7 @@ class Case:
     @property
     def from_first(self) -> int:
         """How many of them begin in the first layer alone, or are tallest there; a tie over layers shows nothing."""
-        return sum(
-            each.first_layers == (self.first,) or max(each.events, key=lambda event: event.height).label == self.first
-            for each in self.shared
-        )
+        return sum(each.first_layers == (self.first,) or each.tallest == (self.first,) for each in self.shared)
 
     def events_in(self, *series: str) -> int:
         """Return how many spikes the series of these names, or of names below them, have."""

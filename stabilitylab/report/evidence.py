@@ -26,8 +26,8 @@ def first_layer(case: Case) -> str | None:
     if not case.from_first or not case.patches or 2 * case.from_first < len(case.shared):
         return None
     return (
-        f"{case.from_first} of {count(len(case.shared), 'episode')} that reach several layers begin in {case.first} "
-        "alone or are tallest there."
+        f"Of {count(len(case.shared), 'episode')} in several layers {case.from_first} began in {case.first} alone, or "
+        "had the tallest spike there."
     )
 
 
@@ -47,7 +47,8 @@ def _spikes_hurt(case: Case) -> str | None:
     spikes = f"{count(number, 'spike')} in several layers at once"
     if diverged is not None and (number or not diverged.numbers.get("not_finite")):
         said = divergence(diverged)
-        return f"{said[:1].upper()}{said[1:]}" + (f", and there were {spikes}." if number else ".")
+        were = "was" if number == 1 else "were"
+        return f"{said[:1].upper()}{said[1:]}" + (f", and there {were} {spikes}." if number else ".")
     if falls is not None:
         return f"{spikes}, and the accuracy falls after spikes on average."
     return f"{spikes}." if number >= 3 else None
@@ -85,7 +86,9 @@ def clip(case: Case) -> str | None:
         return None
     heights = [event.height for each in case.shared for event in each.events if math.isfinite(event.height)]
     tall = max(heights, default=0.0)
-    return f"The tallest spike is {ratio(tall)} its level, and nothing in the record clips it." if tall >= 10 else None
+    if tall < 10:
+        return None
+    return f"The tallest spike in several layers is {ratio(tall)} its level, and nothing in the record clips it."
 
 
 def qk_norm(case: Case) -> str | None:

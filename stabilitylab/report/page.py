@@ -79,6 +79,7 @@ def page(analysis: Analysis, pictures: Mapping[str, Path] | None = None) -> str:
         findings=[(each, list(numbers(each.numbers)), list(numbers(each.parameters)))
                   for each in analysis.findings],
         looked=looked,
+        something=any(tone(each.verdict) == "found" for each in analysis.findings),
         panels=drawn,
         charts=_charts(analysis, drawn),
         episodes=tables.episode_rows(analysis),

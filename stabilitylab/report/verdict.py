@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from stabilitylab.phrasing import count, equals, joined, ratio
+from stabilitylab.phrasing import count, equals, joined, ratio, rounded
 from stabilitylab.report.order import order
 from stabilitylab.report.reading import number, of, tone
 
@@ -70,7 +70,8 @@ def _spikes(finding: Finding) -> str:
     episodes, several = (number(finding, name) for name in ("episodes", "episodes_in_several_layers"))
     if finding.verdict == "none" or not episodes > 0:
         return "no gradient spike"
-    said = count(int(episodes), "gradient spike")
+    said, chance = count(int(episodes), "gradient spike"), number(finding, "false_alarms_expected")
+    said += f" (about {rounded(chance, 2)} by chance)" if chance >= 0.05 else ""
     said += f", {int(several)} in several layers at once" if several >= 0 and episodes > 1 else ""
     where, tallest = finding.numbers.get("tallest_layer"), number(finding, "tallest")
     if isinstance(where, str) and not math.isnan(tallest):

@@ -88,8 +88,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             {
                 "diverged": "not finite at a step, or away from its level for good",
                 "rising": "away from its level where the record ends, so late or so slowly that it may still come back",
-                "none": "neither; swings around the level, though they grow, and slow rises within its wandering or that "
-                "come to rest are not seen",
+                "none": "neither; swings around the level, though they grow, and slow rises within its wandering or "
+                "that come to rest are not seen",
                 "not judged": NOT_JUDGED,
             },
             {
@@ -135,7 +135,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "episodes": "spikes that hit more than one layer",
                 "begin_in": "layer to the spikes that begin in it, alone or not",
                 "begin_alone_in": "layer to the spikes that begin in it alone",
-                "tallest_in": "layer to the spikes that are tallest in it",
+                "tallest_in": "layer to the spikes that are tallest in it alone",
                 "several_begin_together": "spikes that begin in several layers at the same step",
                 "p_first_layer": "one-sided p of so many lone starts in the first layer",
             },

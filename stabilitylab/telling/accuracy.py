@@ -107,7 +107,8 @@ def tell_aftermath(evidence: Evidence) -> list[Finding]:
     numbers = {"episodes": found.episodes, "fall": found.fall, "by_chance": found.by_chance, "p": found.p}
     if found.episodes < FEWEST:
         sentence = f"Whether the kNN accuracy falls after gradient spikes on average cannot be said of {found.episodes}"
-        sentence += f": at least {FEWEST}, more than {used['horizon']} steps apart, are needed."
+        sentence += f": at least {FEWEST} are needed, more than {used['horizon']} steps apart, with five measurements "
+        sentence += f"before each and two within {used['horizon']} steps after it."
         return [Finding("after spikes", sentence, "too few events", numbers, method, used)]
     way, other = ("lower" if fall >= 0 else "higher" for fall in (found.fall, found.by_chance))
     sentence = (

@@ -83,12 +83,12 @@ def _trust(calibration: Calibration | None, samples: int, unit: str) -> str:
         return f" How many would be seen by chance cannot be said: too few quiet {unit}s."
     rate = calibration.false_alarms
     found = joined([f"{100 * each.value:.0f} % of {ratio(height)}" for height, each in calibration.power.items()])
-    false, low, high, here = (
-        rounded(each, 2) for each in (rate.value, rate.low, rate.high, rate.value * samples / 1e4)
-    )
+    false, low, high = (rounded(each, 2) for each in (rate.value, rate.low, rate.high))
+    here, fewest, most = (rounded(each * samples / 1e4, 2) for each in (rate.value, rate.low, rate.high))
     return (
-        f" Noise like this run's alone gives {false} [{low}, {high}] spikes in 10,000 {unit}s of a layer, at most "
-        f"about {here} in this record, each in a single layer; of spikes of one {unit} planted in it {found} are found."
+        f" Noise like this run's alone gives {false} [{low}, {high}] spikes in 10,000 {unit}s of a layer, about {here} "
+        f"[{fewest}, {most}] in this record, each in a single layer; of spikes of one {unit} planted in it {found} are "
+        "found."
     )
 
 

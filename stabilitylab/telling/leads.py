@@ -27,10 +27,9 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
     first = evidence.run.layers.first
     begin = Counter(name for each in episodes for name in each.first_layers)
     alone = Counter(each.first_layers[0] for each in episodes if len(each.first_layers) == 1)
-    tallest = Counter(max(each.events, key=lambda event: event.height).label for each in episodes)
+    tallest = Counter(each.tallest[0] for each in episodes if len(each.tallest) == 1)
     number, lone = len(episodes), alone.total()
     together = number - lone
-    top, top_count = tallest.most_common(1)[0]
     every = spacing(evidence.frames["gradients.norm"].index.to_numpy())
     same = "the same step" if every == 1 else f"the same row, {every:,} steps from the next"
     if number == 1:
@@ -42,7 +41,10 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
         often = [f"{name} ({times})" for name, times in alone.most_common() if name != first]
         sentence += f": {joined(often, 3)}" if often else ""
         sentence += f"; in {together} several layers begin at {same}"
-    sentence += f". Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
+    sentence += "."
+    if tallest:
+        top, top_count = tallest.most_common(1)[0]
+        sentence += f" Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
     p_first, p_other = binomial_p(alone[first], lone), binomial_p(lone - alone[first], lone)
     numbers = {
         "episodes": number,
