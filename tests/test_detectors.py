@@ -157,6 +157,22 @@ class TestDip:
             assert compared["bank"].judged == max(length - fewest + 1, 0)
             assert [each.start for each in events] == ([at] if at >= fewest - 1 else [])
 
+    def test_a_slow_way_back_is_no_second_dip_and_a_second_fall_is_one(self, rng):
+        steps = np.arange(300)
+        for again in (False, True):
+            truth = np.full(300, 0.8)
+            truth -= 0.2 * np.exp(-(steps - 150) / 8) * (steps >= 150)
+            truth -= 0.2 * again * ((steps >= 163) & (steps < 168))
+            frame = pd.DataFrame({"bank": rng.binomial(20_000, truth) / 20_000})
+            found = dip.Detector().detect("knn.accuracy", frame, {"samples": 20_000})
+            assert [(each.kind, each.start) for each in found] == [("dip", 150), ("dip", 163)][: 1 + again]
+        half = np.where(steps < 150, 0.8, 0.72) - 0.12 * (
+            (steps >= 150) & (steps < 160)
+        )  # comes back in part, for good
+        frame = pd.DataFrame({"bank": rng.binomial(20_000, half) / 20_000})
+        found = dip.Detector().detect("knn.accuracy", frame, {"samples": 20_000})
+        assert [each.kind for each in found] == ["dip", "step"]
+
     def test_a_constant_curve_and_a_perfect_one(self):
         for value in (0.0, 0.5, 1.0):
             assert (

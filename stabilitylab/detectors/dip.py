@@ -167,16 +167,21 @@ class Detector:
         for at in np.flatnonzero(fallen).tolist():
             if at <= last:
                 continue
+            number = int(fallen[at])
             level = before.level[at]
             window = values[at : at + limits.patience]
             deepest = np.minimum.accumulate(window)
-            back = np.flatnonzero(_following(window, int(fallen[at])) > level - limits.recovery * (level - deepest))
+            back = np.flatnonzero(_following(window, number) > level - limits.recovery * (level - deepest))
             if len(back):
                 kind, stop = "dip", at + max(int(back[0]) - 1, 0)
             elif at + limits.patience <= length:
                 kind, stop = "step", at + limits.patience - 1
             else:
                 kind, stop = "drop", length - 1
+            if kind == "dip" and found and found[-1].kind == "dip":  # on the way back only what falls again is another
+                reached = values[last + 1 : at].max(initial=-np.inf)
+                if not reached - values[at : at + number].mean() > limits.own_score * before.spread_of[number][at]:
+                    continue
             peak = at + int(np.argmin(values[at : stop + 1]))
             depth = float(level - values[peak])
             early = values[last + 1 : at] < level - 2 * before.spread[at]  # the fall may have begun before it is sure
