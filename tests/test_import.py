@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from stabilitylab import InputError, Run, analyze, synthetic
 from stabilitylab.cli import main
-from stabilitylab.importing import assembly, import_run, spool, tables
+from stabilitylab.importing import assembly, import_run, spool, survey, tables
 from stabilitylab.importing.sources import find_sources
 
 PAGE = Path(__file__).parents[1] / "docs/importing.md"
@@ -377,3 +377,36 @@ def test_the_example_of_the_page(tmp_path, monkeypatch):
     output = " ".join(cli(*words[1:]) for words in commands)
     for line in blocks["text"].splitlines():
         assert line in " ".join(output.split()), line
+
+
+def test_layers_can_be_put_in_order_and_columns_in_alphabetical_order_are_told(tmp_path):
+    names = ["decoder", "encoder", "middle"]
+    frame = pd.DataFrame({f"grad_norm/{name}.weight": np.ones(60) for name in names})
+    frame.rename_axis("step").to_csv(tmp_path / "log.csv")
+    told = cli("import", tmp_path / "log.csv", "--dry-run")
+    assert "the layers are in alphabetical order" in told
+    said = cli("import", tmp_path / "log.csv", "--out", tmp_path / "run", "--layers", "encoder,middle,decoder")
+    assert "alphabetical" not in said
+    run = Run(tmp_path / "run")
+    assert (run.layers.names, run.layers.first) == (("encoder", "middle", "decoder"), "encoder")
+    with pytest.raises(InputError, match="the layers are decoder, encoder, middle; --layers names encoder, head"):
+        survey([tmp_path / "log.csv"], layers=["encoder", "head"])
+
+
+def test_two_runs_are_not_mixed_into_one(tmp_path):
+    for name, first in (("a", 0), ("b", 0), ("c", 40)):
+        index = pd.RangeIndex(first, first + 60, name="step")
+        pd.DataFrame({"loss": np.ones(60)}, index=index).to_csv(tmp_path / f"{name}.csv")
+    with pytest.raises(InputError, match=r"b\.csv has the columns of .*a\.csv from its first step on"):
+        import_run([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    import_run([tmp_path / "a.csv", tmp_path / "c.csv"], tmp_path / "run")  # one goes on where the other ended
+    assert len(Run(tmp_path / "run")["training.loss"]) == 100
+
+
+def test_where_only_the_norm_of_all_gradients_was_logged_it_is_said_how_to_look_at_it(tmp_path):
+    pd.DataFrame({"grad_norm": np.ones(60), "loss": np.ones(60)}).rename_axis("step").to_csv(tmp_path / "log.csv")
+    told = cli("import", tmp_path / "log.csv", "--dry-run")
+    assert "--map grad_norm=gradients.norm" in told
+    cli("import", tmp_path / "log.csv", "--out", tmp_path / "run", "--map", "grad_norm=gradients.norm")
+    assert "gradients.norm" in Run(tmp_path / "run")

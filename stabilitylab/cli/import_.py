@@ -22,11 +22,18 @@ __all__ = ["import_"]
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="The run folder that is made.")
 @click.option("--map", "maps", multiple=True, metavar="PATTERN=SERIES", help="Where columns go; repeatable.")
 @click.option("--step", metavar="COLUMN", help="The column of the steps, where it is not found by its name.")
+@click.option("--layers", metavar="LAYER,LAYER,...", help="All layers in depth order, where it is found wrong.")
 @click.option("--dry-run", is_flag=True, help="Print what would become of each column, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @plainly
 def import_(
-    sources: tuple[Path, ...], out: Path | None, maps: tuple[str, ...], step: str | None, dry_run: bool, as_json: bool
+    sources: tuple[Path, ...],
+    out: Path | None,
+    maps: tuple[str, ...],
+    step: str | None,
+    layers: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Make a run of what somebody else logged.
 
@@ -42,11 +49,12 @@ def import_(
 
     if out is None and not dry_run:
         raise InputError("--out is missing: the run folder that is made; or --dry-run to look first")
+    order = [each.strip() for each in layers.split(",")] if layers else []
     if dry_run or out is None:
-        plan = survey(sources, maps, step)
+        plan = survey(sources, maps, step, order)
         notes = plan.notes()
     else:
-        plan, notes = import_run(sources, out, maps, step)
+        plan, notes = import_run(sources, out, maps, step, order)
     if as_json:
         listed = {"columns": plan.rows(), "left_out": plan.left_out, "notes": notes}
         click.echo(json.dumps(listed, indent=1, allow_nan=False))

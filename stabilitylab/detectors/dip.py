@@ -49,6 +49,8 @@ class Compared(NamedTuple):
     """Number of measurements that had enough before them."""
     paired: int
     """How many of them on the same images."""
+    smallest: float = np.nan
+    """The fall of one measurement that stands out of the curve's own fluctuation, in the unit of the series; median."""
 
 
 class Parameters(parameters.Parameters):
@@ -123,7 +125,9 @@ class Detector:
                 fell, same = self._fallen(values, votes, samples, before, number)
                 fallen = np.where((fallen == 0) & fell, number, fallen)
                 paired |= same
-            compared = Compared(int(np.isfinite(before.spread).sum()), int(paired.sum()))
+            known = before.spread[np.isfinite(before.spread)]
+            smallest = self.parameters.own_score * float(np.median(known)) if len(known) else np.nan
+            compared = Compared(len(known), int(paired.sum()), smallest)
             found = self._events(values, fallen, before)
             again = np.zeros(length, dtype=bool)
             for (start, *_, stop), kind, *_ in found:

@@ -11,7 +11,7 @@ from stabilitylab.errors import InputError
 from stabilitylab.importing.assembly import Ends, assemble, out_of_step
 from stabilitylab.importing.mapping import map_to, parse_maps
 from stabilitylab.importing.plan import Plan, make_plan
-from stabilitylab.importing.reading import read
+from stabilitylab.importing.reading import read, refuse_two_runs
 from stabilitylab.importing.sources import find_sources
 from stabilitylab.importing.spool import Spool
 from stabilitylab.run import RunWriter
@@ -19,7 +19,9 @@ from stabilitylab.run import RunWriter
 __all__ = ["Plan", "import_run", "survey"]
 
 
-def survey(sources: Sequence[str | Path], maps: Sequence[str] = (), step: str | None = None) -> Plan:
+def survey(
+    sources: Sequence[str | Path], maps: Sequence[str] = (), step: str | None = None, layers: Sequence[str] = ()
+) -> Plan:
     """Read logs and return what an import would make of them; nothing is written.
 
     Args:
@@ -27,16 +29,23 @@ def survey(sources: Sequence[str | Path], maps: Sequence[str] = (), step: str | 
         maps: ``PATTERN=SERIES``: columns whose whole name matches the regular expression go to the series, with the
             label that the group ``label`` catches; an empty series leaves them out. They come before the defaults.
         step: the column of the steps in tables and histories, where it is not found by its name.
+        layers: all layers in depth order, where the order that is found is not it.
 
     Raises:
-        InputError: if a file cannot be read, or a pattern matches nothing.
+        InputError: if a file cannot be read, a pattern matches nothing, or the layers are others.
     """
     patterns = parse_maps(maps)
-    return make_plan(read(find_sources([Path(each) for each in sources]), step), patterns)
+    log = read(find_sources([Path(each) for each in sources]), step)
+    refuse_two_runs(log)
+    return make_plan(log, patterns, layers=layers)
 
 
 def import_run(
-    sources: Sequence[str | Path], out: str | Path, maps: Sequence[str] = (), step: str | None = None
+    sources: Sequence[str | Path],
+    out: str | Path,
+    maps: Sequence[str] = (),
+    step: str | None = None,
+    layers: Sequence[str] = (),
 ) -> tuple[Plan, list[str]]:
     """Write the run that logs tell of; arguments as for `survey`.
 
@@ -48,6 +57,7 @@ def import_run(
         out: the run folder; must not hold a run. It is left as it was if a log cannot be read.
         maps: see `survey`.
         step: see `survey`.
+        layers: see `survey`.
 
     Returns:
         What became of the columns, and what must be said of it.
@@ -69,12 +79,13 @@ def import_run(
         spool = Spool(waiting / "values.parquet")
         try:
             log = read(found, step, spool)
+            refuse_two_runs(log)
         finally:
             spool.close()
-        plan = make_plan(log, patterns)
+        plan = make_plan(log, patterns, layers=layers)
         apart, ends = out_of_step(plan, spool)
         if apart:
-            plan = make_plan(log, patterns, apart)
+            plan = make_plan(log, patterns, apart, layers)
             _, ends = out_of_step(plan, spool)
         return plan, _write(plan, spool, ends, out)
     finally:

@@ -17,6 +17,8 @@ __all__ = [
     "Pattern",
     "Place",
     "accuracies",
+    "alphabetical",
+    "in_given_order",
     "layers_in",
     "map_to",
     "parse_maps",
@@ -227,3 +229,23 @@ def layers_in(labels: Sequence[str]) -> tuple[list[str], Layers | None]:
         return ordered, None
     of = {label: found.of[each] for label, each in plain.items() if each in found.of}
     return ordered, Layers(found.names, of, found.first)
+
+
+def in_given_order(layers: Layers | None, names: Sequence[str]) -> Layers | None:
+    """Return the layers in the order of names; as they are if there are none.
+
+    Raises:
+        InputError: if the names are not those of the layers.
+    """
+    if not names:
+        return layers
+    known = layers.names if layers is not None else ()
+    if sorted(names) != sorted(known):
+        raise InputError(f"the layers are {', '.join(known) or 'not known'}; --layers names {', '.join(names)}")
+    return Layers(tuple(names), layers.of, names[0]) if layers is not None else None
+
+
+def alphabetical(names: Sequence[str]) -> bool:
+    """Return whether layers are in the order of the alphabet, but for the numbers of blocks."""
+    distinct = list(dict.fromkeys(re.split(r"\.|\d+", each)[0] for each in names))
+    return len(distinct) > 2 and distinct == sorted(distinct)

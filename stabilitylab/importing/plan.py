@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stabilitylab.importing.mapping import MAGNITUDES, PER_PARAMETER, Pattern, accuracies, layers_in, map_to, place
+from stabilitylab.importing.mapping import (
+    MAGNITUDES,
+    PER_PARAMETER,
+    Pattern,
+    accuracies,
+    alphabetical,
+    in_given_order,
+    layers_in,
+    map_to,
+    place,
+)
 from stabilitylab.importing.reading import Column, Log
 from stabilitylab.importing.values import counted
 from stabilitylab.layers import Layers
@@ -88,18 +98,34 @@ class Plan:
                 said.append(f"{series.name} is in percent in the log; divided by {1 / series.factor:g}")
             if series.estimated:
                 said.append(f"{series.name} is estimated from histograms, as exactly as their bins are narrow")
+        if self.layers is not None and alphabetical(self.layers.names):
+            said.append(
+                "the layers are in alphabetical order, as trackers export columns: if that is not their order in the "
+                f"model, say --layers {','.join(self.layers.names)} in the right one"
+            )
+        by_name = {series.name: series for series in self.series}
+        if "gradients.total" in by_name and "gradients.norm" not in by_name:
+            name = self.log.columns[by_name["gradients.total"].columns[0]].name
+            said.append(f"no layer has a norm of its own; spikes are sought in {name} with --map "
+                        f"{map_to(name, 'gradients.norm')}")  # fmt: skip
         if names := self.accuracies():
             said.append(f"dips are sought in {names[0]} with --map {map_to(names[0], 'knn.accuracy')}")
         return said
 
 
-def make_plan(log: Log, given: Sequence[Pattern], apart: dict[str, str] | None = None) -> Plan:
+def make_plan(
+    log: Log, given: Sequence[Pattern], apart: dict[str, str] | None = None, layers: Sequence[str] = ()
+) -> Plan:
     """Return what becomes of the columns of a log.
 
     Args:
         log: that was read.
         given: patterns of the user.
         apart: columns that must not go where their patterns say, to the reason.
+        layers: all layers in depth order, where the order that is found is not it.
+
+    Raises:
+        InputError: if the layers are others.
     """
     apart = apart or {}
     number = {column.name: at for at, column in enumerate(log.columns) if column.count}
@@ -123,19 +149,19 @@ def make_plan(log: Log, given: Sequence[Pattern], apart: dict[str, str] | None =
         else:
             left_out[name] = target.why
     made: list[Series] = []
-    layers: Layers | None = None
+    found: Layers | None = None
     for name in sorted(members, key=lambda each: (each.startswith("imported."), each)):
         labels = list(members[name])
         if name in PER_PARAMETER:
             labels, own = layers_in(labels)
-            layers = layers or own
+            found = found or own
         columns = [log.columns[members[name][label]] for label in labels]
         made.append(
             Series(
                 name, [members[name][label] for label in labels], labels, _factor(name, columns), _hist(log, columns)
             )
         )
-    return Plan(log, made, layers, left_out, kept_apart)
+    return Plan(log, made, in_given_order(found, layers), left_out, kept_apart)
 
 
 def _factor(name: str, columns: Sequence[Column]) -> float:

@@ -16,7 +16,7 @@ from stabilitylab.importing.spool import Spool
 from stabilitylab.importing.tables import read_csv, read_parquet
 from stabilitylab.importing.values import Facts, Values
 
-__all__ = ["FOREVER", "Column", "File", "Log", "read"]
+__all__ = ["FOREVER", "Column", "File", "Log", "read", "refuse_two_runs"]
 
 FOREVER = np.iinfo("int64").max
 
@@ -123,6 +123,26 @@ class Log:
             if column in file.columns
         ]
         return max(ends, default=-1)
+
+
+def refuse_two_runs(log: Log) -> None:
+    """Refuse a table that a later one replaces from its first step on.
+
+    Event files are not refused: a run that was begun anew leaves them in one folder.
+
+    Raises:
+        InputError: if there is one.
+    """
+    limits = log.limits()
+    for at, file in enumerate(log.files):
+        whole = all(limits[at, column] <= first for column, (first, _) in file.columns.items())
+        if file.columns and whole and file.source.kind != "tensorboard":
+            others = [each.source.path for each in log.files[at + 1 :] if each.columns.keys() & file.columns.keys()]
+            raise InputError(
+                f"{others[0] if others else 'a later file'} has the columns of {file.source.path} from its first step "
+                f"on, and would replace all of it: files of one run go on where the one before ended. Two runs are "
+                "imported one by one, each into its own folder"
+            )
 
 
 def _at_once(earlier: Facts, later: Facts) -> bool:

@@ -95,6 +95,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             {
                 "not_finite": "steps whose loss was not finite",
                 "samples": "recorded losses",
+                "spikes": "short rises of the loss over its level that came back",
                 "first": "first such step, or that at which it left its level",
                 "false_alarms_expected": "divergences and rises that noise alone would make in this run",
                 "planted_found": "jump planted into this run for good, in standard deviations of its noise, to the "
@@ -119,6 +120,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "tallest": "largest ratio to the level; inf where not finite",
                 "tallest_layer": "its layer",
                 "tallest_step": "its step",
+                "silent": "layer to the step from which on its gradient is exactly zero, to the end of the record",
             },
             ("gradients.norm",),
         ),

@@ -54,7 +54,8 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
         sentence += f"A fall can be judged from measurement {dip.FEWEST_MEASUREMENTS} on: probe more often."
         return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
     if not events:
-        sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements{_reach(trials)}."
+        sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements"
+        sentence += f"{_reach(trials, compared)}."
         if compared.judged < measured / 2:
             early = measured - compared.judged
             sentence += f" The first {early} were not judged: they have fewer than {early} before them."
@@ -63,14 +64,17 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
     numbers |= {"deepest": deepest.height, "deepest_step": deepest.peak}
     numbers["area_lost"] = sum(dip.area_lost(each, curve) for each in events)
     said = [count(kinds["dip"], "dip")] if kinds["dip"] else []
-    said += [f"{count(kinds['step'], 'step')} down that did not recover"] if kinds["step"] else []
-    said += ["one fall that is still open at the end"] if kinds["drop"] else []
-    sentence = f"{joined(said)} of the kNN accuracy in {measured:,} measurements; the deepest is "
-    sentence += f"{100 * deepest.height:.1f} points at step {deepest.peak:,}."
+    said += [count(kinds["step"], "lasting fall")] if kinds["step"] else []
+    said += ["one fall that was still open at the end"] if kinds["drop"] else []
+    sentence = f"The kNN accuracy has {joined(said)} in {measured:,} measurements, "
+    sentence += f"{'the deepest ' if len(events) > 1 else ''}of {100 * deepest.height:.1f} points at step "
+    sentence += f"{deepest.peak:,}."
     costs = "Together they cost" if len(events) > 1 else "It costs"
-    sentence += f" {costs} {numbers['area_lost']:,.1f} steps at full accuracy."
+    sentence += f" {costs} an area of {numbers['area_lost']:,.1f} (part of 1 times steps"
+    patience = parameters["dip"].get("patience")
+    sentence += f"; lasting falls over {patience} measurements)." if kinds["step"] and patience else ")."
     gradients = evidence.frames.get("gradients.norm")
-    if gradients is not None and not gradients.empty:
+    if gradients is not None and not gradients.empty and evidence.episodes:
         span = (int(frame.index[0]), int(frame.index[-1]))
         horizon = evidence.parameters["horizon"]
         seen, expected, p = expected_followers(evidence.episodes, events, horizon, span)
@@ -80,10 +84,11 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
     return [Finding("dips", sentence, "dips", numbers, method, parameters, tuple(events))]
 
 
-def _reach(trials: Trials | None) -> str:
+def _reach(trials: Trials | None, compared: Compared) -> str:
     """Say what would have been found of planted dips, and how many are to be expected of noise."""
     if trials is None:
-        return ""
+        smallest = f"{100 * compared.smallest:.1f} points"
+        return f", out of which a fall of less than {smallest} does not stand" if np.isfinite(compared.smallest) else ""
     seen = [depth for depth, found in trials.found.items() if found >= 0.8]
     depth = count(round(100 * (min(seen) if seen else max(trials.found))), "point")
     some = f"one of {depth}" if seen else f"even one of {depth}"

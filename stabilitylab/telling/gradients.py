@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stabilitylab.calibration import Calibration
 from stabilitylab.detectors.spike import Resolution
@@ -60,11 +61,15 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
         events = [event for each in episodes for event in each.events]
         top = max(events, key=lambda each: each.height)
         size = "not finite" if np.isinf(top.height) else ratio(top.height)
-        numbers |= {"tallest": top.height, "tallest_layer": top.label, "tallest_step": top.peak}
+        tied = next(len(each.tallest) for each in episodes if top in each.events)
+        numbers |= {"tallest": top.height, "tallest_step": top.peak} | (
+            {} if tied > 1 else {"tallest_layer": top.label}
+        )
+        where_top = f"{count(tied, 'layer')} alike" if tied > 1 else top.label
         in_several = f"{several} of them" if len(episodes) > 1 else ("seen" if several else "not seen")
         sentence = (
             f"{count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
-            f"the largest: {top.label} at step {top.peak:,}, {size}."
+            f"the largest: {where_top} at step {top.peak:,}, {size}."
         )
     unit = "step" if spacing(frame.index.to_numpy()) == 1 else "row"
     sentence += _trust(calibration, samples, unit)
@@ -72,9 +77,24 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
         risen = joined([each.label for each in shifts])
         sentence += f" The level of {risen} rose and stayed up for {parameters['patience']} {unit}s or more, "
         sentence += f"first at step {shifts[0].start:,}; only what stands out of such a rise is counted as a spike."
+    silent = _silent(frame)
+    if silent:
+        since = ", ".join(f"{name} from step {step:,} on" for name, step in silent.items())
+        sentence += f" The gradient is exactly zero: of {since}."
+        numbers["silent"] = silent
     events_of = tuple(sorted([event for each in episodes for event in each.events] + shifts))
     verdict = "spikes" if episodes else "none"
     return [Finding("spikes", sentence, verdict, numbers, SPIKE_METHOD, parameters, events_of)]
+
+
+def _silent(frame: pd.DataFrame) -> dict[str, int]:
+    """Return the layers that lost their gradient, and the step from which on it is exactly zero to the end."""
+    found = {}
+    for name in frame.columns:
+        some = np.flatnonzero(frame[name].to_numpy() != 0)
+        if len(some) and len(frame) - 1 - some[-1] >= 50:
+            found[str(name)] = int(frame.index[some[-1] + 1])
+    return found
 
 
 def _trust(calibration: Calibration | None, samples: int, unit: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stabilitylab.detectors import collapse, divergence
 from stabilitylab.findings import Event, Finding
-from stabilitylab.phrasing import count, joined, rounded, span
+from stabilitylab.phrasing import count, joined, ratio, rounded, span
 from stabilitylab.sampling import blind_span
 from stabilitylab.telling.evidence import Evidence
 from stabilitylab.trials import Trials
@@ -50,7 +50,19 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
             f"It did not leave its level for good, as far as can be told of the last {divergence.OPEN} losses"
             f"{_jumps(evidence.trials.get('training.loss'))}."
         )
-    numbers: dict[str, Any] = {"not_finite": len(broken), "samples": len(frame)}
+    end = min((each.start for each in (*gone, *rising)), default=np.inf)
+    spikes = [
+        each for each in evidence.companions
+        if (each.series, each.kind) == ("training.loss", "spike") and np.isfinite(each.height) and each.stop < end
+    ]  # fmt: skip
+    if spikes:
+        top = max(spikes, key=lambda each: each.height)
+        tallest = "the tallest " if len(spikes) > 1 else ""
+        said = (
+            f"It has {count(len(spikes), 'spike')} that came back, {tallest}{ratio(top.height)} at step {top.peak:,}."
+        )
+        parts.append(said)
+    numbers: dict[str, Any] = {"not_finite": len(broken), "samples": len(frame), "spikes": len(spikes)}
     if len(broken) or gone or rising:
         numbers["first"] = min([int(each) for each in broken[:1]] + [each.start for each in (*gone, *rising)])
     numbers |= evidence.tried("training.loss")
