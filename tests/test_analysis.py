@@ -239,6 +239,43 @@ class TestAnalyze:
         assert (found.verdict, found.numbers["first"]) == ("rising", 60)
         assert "whether it will cannot be told" in found.sentence
 
+    def test_spikes_of_the_loss_and_a_slow_rise_are_told(self, tmp_path):
+        made = synthetic.synthesize(steps=3000, layers=2)
+        loss = made.series["training.loss"].copy()
+        loss.iloc[1000, 0] += 3.0
+        loss.iloc[1600, 0] += 5.0
+        quiet = synthetic.Synthetic({**made.series, "training.loss": loss}, {}, made.layers, (), made.parameters)
+        synthetic.write(tmp_path / "r", quiet)
+        found = finding(analyze(Run(tmp_path / "r"), draws=200), "divergence")
+        assert (found.verdict, found.numbers["spikes"]) == ("none", 2)
+        assert "2 spikes that came back, the tallest" in found.sentence
+        assert "at step 1,600" in found.sentence
+        loss.iloc[2000:, 0] += np.linspace(0, 1.5, 1000)
+        rising = synthetic.Synthetic({**made.series, "training.loss": loss}, {}, made.layers, (), made.parameters)
+        synthetic.write(tmp_path / "s", rising)
+        found = finding(analyze(Run(tmp_path / "s"), draws=200), "divergence")
+        assert found.verdict == "rising"
+        assert "It rises slowly, and still did where the record ends" in found.sentence
+
+    def test_a_layer_that_lost_its_gradient_is_named(self, tmp_path):
+        made = synthetic.synthesize(steps=600, layers=3)
+        norms = made.series["gradients.norm"].copy()
+        norms.iloc[400:, 1] = 0.0
+        norms.iloc[560:, 2] = 0.0  # too short to tell
+        synthetic.write(
+            tmp_path / "r",
+            synthetic.Synthetic({"gradients.norm": norms}, {}, made.layers, (), made.parameters),
+        )
+        found = finding(analyze(Run(tmp_path / "r"), draws=200), "spikes")
+        assert found.numbers["silent"] == {made.layers["names"][1]: 400}
+        assert f"exactly zero: of {made.layers['names'][1]} from step 400 on" in found.sentence
+
+    def test_no_layer_is_tallest_where_all_are_not_finite(self, tmp_path):
+        analysis = analyze(make(tmp_path / "r", steps=600, layers=3, nonfinite=(400,)), draws=200)
+        assert "the largest: 3 layers alike at step 400, not finite" in finding(analysis, "spikes").sentence
+        assert "tallest_layer" not in finding(analysis, "spikes").numbers
+        assert finding(analysis, "where spikes begin").numbers["tallest_in"] == {}
+
     @pytest.mark.parametrize("measurements", [12, 13, 14, 20])
     def test_few_measurements_are_said_to_be_no_judgement(self, tmp_path, measurements):
         made = make(tmp_path / "r", steps=10 * measurements, layers=2, knn_every=10)

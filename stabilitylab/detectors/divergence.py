@@ -149,9 +149,9 @@ class Detector:
         return start, level, max(margin / self.parameters.score, np.finfo(float).tiny)
 
     def _rising(self, series: np.ndarray) -> _Left | None:
-        """Return from where on a loss rises, without coming to rest before it ends, by more than ever before.
+        """Return from where on a loss that had fallen rises, without coming to rest, by more than ever before.
 
-        A rise that comes to rest is no evidence: that of a filling queue does.
+        A rise from the first step on, or one that comes to rest, is no evidence: that of a filling queue does.
         """
         patience = self.parameters.patience
         if len(series) < patience + LEARNED:
@@ -162,7 +162,8 @@ class Detector:
         before = smooth[LEARNED : lowest + 1]
         earlier = float((before - np.minimum.accumulate(before)).max()) if len(before) else 0.0
         since = series[lowest:]
-        if len(since) < patience or smooth[-1] - level <= max(margin, 2 * earlier):
+        fell = float(np.median(series[:24])) - level > margin / 2
+        if not fell or len(since) < patience or smooth[-1] - level <= max(margin, 2 * earlier):
             return None
         parts = [float(np.median(each)) for each in np.array_split(since, PARTS)]
         grows = all(np.diff(parts) > 0) and parts[-1] - parts[-2] >= EVEN * (parts[-1] - parts[0])

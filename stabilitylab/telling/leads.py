@@ -142,6 +142,9 @@ def _order(table: pd.DataFrame, judged: pd.DataFrame, alpha: float) -> str:
     """Say the order of the layers that could be judged, on how much it stands, and what speaks against it."""
     first = table["first"].iloc[0]
     groups = dict(iter(judged.groupby("verdict", sort=False)))
+    if "follows" in groups:  # told as how much later it is itself
+        turned = groups["follows"]
+        groups["follows"] = turned.assign(lag=-turned["lag"], low=-turned["high"], high=-turned["low"])
     parts = [f"{verb} {joined(_lags(groups[verb]))}" for verb in ("leads", "follows") if verb in groups]
     if "together" in groups:
         names = joined(list(groups["together"]["layer"]))
