@@ -166,6 +166,7 @@ class TestDip:
             frame = pd.DataFrame({"bank": rng.binomial(20_000, truth) / 20_000})
             found = dip.Detector().detect("knn.accuracy", frame, {"samples": 20_000})
             assert [(each.kind, each.start) for each in found] == [("dip", 150), ("dip", 163)][: 1 + again]
+            assert found[0].stop == 162 if again else found[0].stop > 160  # it lasts as long as it is seen
         half = np.where(steps < 150, 0.8, 0.72) - 0.12 * (
             (steps >= 150) & (steps < 160)
         )  # comes back in part, for good

@@ -61,7 +61,7 @@ class Parameters(parameters.Parameters):
     own_score: float = Field(4.5, gt=0)
     """Smallest fall in robust standard deviations of the curve's own fluctuation, of the mean where several are low."""
     recovery: float = Field(0.5, gt=0, lt=1)
-    """An event ends when the accuracy is within this part of its depth of the level."""
+    """An event ends when the accuracy is within this part of its depth of the level, and no fall is left to be seen."""
     patience: int = Field(50, ge=3)
     """A fall that does not recover within so many measurements is a ``step``, and the level follows it."""
 
@@ -182,12 +182,17 @@ class Detector:
                 kind, stop = "step", at + limits.patience - 1
             else:
                 kind, stop = "drop", length - 1
-            if kind == "dip" and found and found[-1].kind == "dip":  # on the way back only what falls again is another
-                reached = values[last + 1 : at].max(initial=-np.inf)
-                if not reached - values[at : at + number].mean() > limits.own_score * before.spread_of[number][at]:
-                    continue
             peak = at + int(np.argmin(values[at : stop + 1]))
             depth = float(level - values[peak])
+            if kind == "dip" and found and found[-1].kind == "dip":
+                enough = limits.own_score * before.spread_of[number][at]
+                _, _, low, _ = found[-1].at
+                reached = np.maximum.accumulate(values[low : stop + 1])[at - low - 1 :]
+                if not reached[0] - values[at : at + number].mean() > enough:  # it did not fall again
+                    falls = np.flatnonzero(reached[:-1] - values[at : stop + 1] > enough)
+                    last = at + int(falls[0]) - 1 if len(falls) else stop
+                    found[-1] = found[-1].until(last)
+                    continue
             early = values[last + 1 : at] < level - 2 * before.spread[at]  # the fall may have begun before it is sure
             start = at - int(np.argmax(np.append(~early[::-1], True)))
             onset = start + int(np.argmax(level - values[start : peak + 1] >= depth / 2))
@@ -237,6 +242,10 @@ class _Found(NamedTuple):
     kind: str
     depth: float
     score: float
+
+    def until(self, stop: int) -> _Found:
+        """Return the same event, still on the way back at a later stop."""
+        return self._replace(at=(*self.at[:3], stop))
 
 
 class _Past(NamedTuple):

@@ -28,14 +28,14 @@ IMAGES = ((200, True), (200, False), (1000, True), (1000, False), (10_000, True)
 HEAD = "".join(f"{number:>7,}{' paired' if paired else '       '}" for number, paired in IMAGES)
 
 
-def rate(detector, truth, images, paired, curves, hit=lambda _: True):
-    """Return the mean number of events a curve for which ``hit`` holds."""
+def rate(detector, truth, images, paired, curves, hit=None):
+    """Return the mean number of events a curve, or the part of the curves with an event for which ``hit`` holds."""
     curves = max(4, curves // 8) if images == 10_000 and paired else curves
     count = 0
     for seed in range(curves):
         rng = np.random.default_rng(seed)
         events = detector.detect("knn.accuracy", *measured(truth(rng), images, paired, rng))
-        count += sum(map(hit, events))
+        count += any(map(hit, events)) if hit else len(events)
     return count / curves
 
 
