@@ -31,7 +31,10 @@ SHORT = 32_768
 """In a series of up to so many samples every event counts as long: looking twice finds a few small spikes more."""
 
 GROUP = 16
-"""Columns that one thread takes at a time: as many as a cache line holds of one row."""
+"""Columns that one thread takes at a time, at most: as many as a cache line holds of one row."""
+
+KEPT = 2**25 - 2**16
+"""glibc keeps what is freed for the next column, up to the largest block that it has seen freed so far, below 32 MB."""
 
 ENOUGH = 4096
 """Blocks that the tails of the noise are estimated from, evenly spread over a longer series."""
@@ -121,13 +124,16 @@ class Detector:
         values = _floats(frame)
         recorded = _recorded(values)
         expected = self.shapes(frame) if shapes is None else shapes
-        starts = range(0, values.shape[1], GROUP)
         # numpy lets go of the interpreter in long arrays, so that threads share the columns; short ones gain nothing
         workers = min(os.cpu_count() or 1, 8) if frame.size > 2_000_000 else 1
+        rounds = -(-values.shape[1] // (GROUP * workers))
+        size = max(1, -(-values.shape[1] // max(1, rounds * workers)))  # no thread waits for the last group
+        if workers > 1:
+            np.empty(KEPT, dtype=np.uint8)
         with ThreadPoolExecutor(workers) as pool:
             groups = pool.map(
-                lambda first: self._group(values[:, first : first + GROUP], recorded, expected[first : first + GROUP]),
-                starts,
+                lambda first: self._group(values[:, first : first + size], recorded, expected[first : first + size]),
+                range(0, values.shape[1], size),
             )
             results = [each for group in groups for each in group]
         events: list[Event] = []
