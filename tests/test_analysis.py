@@ -272,7 +272,7 @@ class TestAnalyze:
 
     def test_no_layer_is_tallest_where_all_are_not_finite(self, tmp_path):
         analysis = analyze(make(tmp_path / "r", steps=600, layers=3, nonfinite=(400,)), draws=200)
-        assert "the largest: 3 layers alike at step 400, not finite" in finding(analysis, "spikes").sentence
+        assert "the largest: 3 layers alike, first at step 400, not finite" in finding(analysis, "spikes").sentence
         assert "tallest_layer" not in finding(analysis, "spikes").numbers
         assert finding(analysis, "where spikes begin").numbers["tallest_in"] == {}
 

@@ -319,3 +319,14 @@ class TestDivergence:
             noise = 0.05 * np.random.default_rng(seed).standard_t(5, 3000)
             rest = 1 + 3 * np.exp(-time / 100) + 1.0 * (1 - np.exp(-np.clip(time - 600, 0, None) / 250))
             assert self.detect(rest + noise) == []
+            assert self.detect(4 + np.log(1 + time / 60) + noise) == []  # of a queue, and never fell
+
+    def test_a_slow_rise_after_a_long_plateau_and_beside_one_outlier(self):
+        time = np.arange(5000)
+        for seed in range(4):
+            values = 1 + 2 * np.exp(-time / 250) + np.clip(time - 4250, 0, None) / 750
+            values += 0.02 * np.random.default_rng(seed).standard_normal(5000)
+            values[4800] += 40
+            (event,) = self.detect(values)
+            assert (event.kind, event.height) == ("rise", pytest.approx(1, abs=0.15))
+            assert 4250 < event.start < 4500

@@ -404,6 +404,15 @@ def test_two_runs_are_not_mixed_into_one(tmp_path):
     assert len(Run(tmp_path / "run")["training.loss"]) == 100
 
 
+def test_a_table_that_shares_one_column_replaces_nothing_else(tmp_path):
+    steps = pd.RangeIndex(200, name="step")
+    pd.DataFrame({"loss": np.ones(200), "grad_norm/a.weight": np.ones(200)}, index=steps).to_csv(tmp_path / "a.csv")
+    pd.DataFrame({"loss": 2 * np.ones(200), "knn": np.full(200, 0.5)}, index=steps).to_csv(tmp_path / "b.csv")
+    run = imported(tmp_path, tmp_path / "a.csv", tmp_path / "b.csv")
+    assert len(run["gradients.norm"]) == 200
+    assert run["training.loss"]["loss"].unique().tolist() == [2.0]
+
+
 def test_where_only_the_norm_of_all_gradients_was_logged_it_is_said_how_to_look_at_it(tmp_path):
     pd.DataFrame({"grad_norm": np.ones(60), "loss": np.ones(60)}).rename_axis("step").to_csv(tmp_path / "log.csv")
     told = cli("import", tmp_path / "log.csv", "--dry-run")

@@ -49,7 +49,7 @@ def import_(
 
     if out is None and not dry_run:
         raise InputError("--out is missing: the run folder that is made; or --dry-run to look first")
-    order = [each.strip() for each in layers.split(",")] if layers else []
+    order = [each.strip() for each in (layers or "").split(",") if each.strip()]
     if dry_run or out is None:
         plan = survey(sources, maps, step, order)
         notes = plan.notes()

@@ -182,8 +182,6 @@ class Detector:
                 kind, stop = "step", at + limits.patience - 1
             else:
                 kind, stop = "drop", length - 1
-            peak = at + int(np.argmin(values[at : stop + 1]))
-            depth = float(level - values[peak])
             if kind == "dip" and found and found[-1].kind == "dip":
                 enough = limits.own_score * before.spread_of[number][at]
                 _, _, low, _ = found[-1].at
@@ -191,10 +189,12 @@ class Detector:
                 if not reached[0] - values[at : at + number].mean() > enough:  # it did not fall again
                     falls = np.flatnonzero(reached[:-1] - values[at : stop + 1] > enough)
                     last = at + int(falls[0]) - 1 if len(falls) else stop
-                    found[-1] = found[-1].until(last)
+                    found[-1] = found[-1].until(last, values)
                     continue
             early = values[last + 1 : at] < level - 2 * before.spread[at]  # the fall may have begun before it is sure
             start = at - int(np.argmax(np.append(~early[::-1], True)))
+            peak = start + int(np.argmin(values[start : stop + 1]))
+            depth = float(level - values[peak])
             onset = start + int(np.argmax(level - values[start : peak + 1] >= depth / 2))
             with np.errstate(divide="ignore"):
                 score = float(np.divide(depth, before.spread[at]))
@@ -243,9 +243,12 @@ class _Found(NamedTuple):
     depth: float
     score: float
 
-    def until(self, stop: int) -> _Found:
+    def until(self, stop: int, values: np.ndarray) -> _Found:
         """Return the same event, still on the way back at a later stop."""
-        return self._replace(at=(*self.at[:3], stop))
+        start, onset, peak, _ = self.at
+        lowest = start + int(np.argmin(values[start : stop + 1]))
+        depth = self.depth + float(values[peak] - values[lowest])
+        return self._replace(at=(start, onset, lowest, stop), depth=depth, score=self.score * depth / self.depth)
 
 
 class _Past(NamedTuple):

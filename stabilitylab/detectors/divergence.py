@@ -33,11 +33,11 @@ MOST_BLOCKS = 60
 WANDERING = 3.0
 """A slow rise counts from so many standard deviations of a random walk with these steps on."""
 
-PARTS = 4
+PARTS = 8
 """A slow rise is looked at in so many parts."""
 
-EVEN = 0.15
-"""The last of them adds at least this part of the rise, or it has come to rest."""
+LAST = 0.1
+"""The last of them adds at least this part of the rise, or it has come to rest: in a straight line it is a seventh."""
 
 FASTER = 4.0
 """A loss that never fell has diverged if it ends so many times as high as its rise up to then lets expect."""
@@ -95,9 +95,10 @@ class Detector:
             return found
         start, level, _ = slow or away
         scale = away[2]
-        peak = start + int(np.argmax(series[start:]))
-        height = float(series[peak] - level)
-        onset = start + int(np.argmax(series[start:] - level >= height / 2))
+        curve = series if left is not None else _running_median(series, 9)  # one value is no slow rise
+        peak = start + int(np.argmax(curve[start:]))
+        height = float(curve[peak] - level)
+        onset = start + int(np.argmax(curve[start:] - level >= height / 2))
         times = (int(at[start]), int(at[min(onset, peak)]), int(at[peak]), int(at[-1]))
         stayed = at[start] <= len(values) - self.parameters.patience or not finite[-1]
         kind = "divergence" if left is not None and stayed else "rise"
@@ -161,13 +162,14 @@ class Detector:
         level, margin = float(smooth[lowest]), _wandering(series)
         before = smooth[LEARNED : lowest + 1]
         earlier = float((before - np.minimum.accumulate(before)).max()) if len(before) else 0.0
-        since = series[lowest:]
-        fell = float(np.median(series[:24])) - level > margin / 2
-        if not fell or len(since) < patience or smooth[-1] - level <= max(margin, 2 * earlier):
+        since, curve = series[lowest:], smooth[lowest:]
+        rise = float(curve[-1] - level)
+        fell = lowest > patience // 2 and float(np.median(series[:24])) - level > margin / 2
+        if not fell or len(since) < patience or rise <= max(margin, 2 * earlier):
             return None
         parts = [float(np.median(each)) for each in np.array_split(since, PARTS)]
-        grows = all(np.diff(parts) > 0) and parts[-1] - parts[-2] >= EVEN * (parts[-1] - parts[0])
-        if not grows:
+        lower = float((np.maximum.accumulate(curve) - curve).max())
+        if parts[-1] - parts[-2] < LAST * (parts[-1] - parts[0]) or lower > rise / 2:
             return None
         left = lowest + int(np.flatnonzero(smooth[lowest:] <= level + margin)[-1])
         return left, level, max(margin / self.parameters.score, np.finfo(float).tiny)

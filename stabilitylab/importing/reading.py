@@ -100,7 +100,7 @@ class Log:
 
         A file that shares a column with an earlier one, and was begun when that one had ended, continues it: from its
         first step on, it replaces what the earlier file holds. A value at that very step stays where the later file
-        does not have its column.
+        does not have its column, and so does all where it begins no later than the earlier one.
         """
         limits = np.full((len(self.files), len(self.columns)), FOREVER)
         for at, earlier in enumerate(self.files):
@@ -112,7 +112,8 @@ class Log:
                     continue
                 own = np.zeros(len(self.columns), dtype=bool)
                 own[list(later.columns)] = True
-                limits[at] = np.minimum(limits[at], np.where(own, later.first, later.first + 1))
+                others = later.first + 1 if later.first > earlier.first else FOREVER  # else it stands beside it
+                limits[at] = np.minimum(limits[at], np.where(own, later.first, others))
         return limits
 
     def last_of(self, column: int, limits: np.ndarray) -> int:

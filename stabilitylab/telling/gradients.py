@@ -65,7 +65,7 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
         numbers |= {"tallest": top.height, "tallest_step": top.peak} | (
             {} if tied > 1 else {"tallest_layer": top.label}
         )
-        where_top = f"{count(tied, 'layer')} alike" if tied > 1 else top.label
+        where_top = f"{count(tied, 'layer')} alike, first" if tied > 1 else top.label
         in_several = f"{several} of them" if len(episodes) > 1 else ("seen" if several else "not seen")
         sentence = (
             f"{count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
@@ -91,9 +91,10 @@ def _silent(frame: pd.DataFrame) -> dict[str, int]:
     """Return the layers that lost their gradient, and the step from which on it is exactly zero to the end."""
     found = {}
     for name in frame.columns:
-        some = np.flatnonzero(frame[name].to_numpy() != 0)
-        if len(some) and len(frame) - 1 - some[-1] >= 50:
-            found[str(name)] = int(frame.index[some[-1] + 1])
+        column = frame[name].dropna()
+        some = np.flatnonzero(column.to_numpy() != 0)
+        if len(some) and len(column) - 1 - some[-1] >= 50:
+            found[str(name)] = int(column.index[some[-1] + 1])
     return found
 
 
