@@ -10,7 +10,6 @@ import pytest
 
 from stabilitylab import synthetic
 from stabilitylab.analysis import analyze
-from stabilitylab.episodes import aftermath, expected_followers, group
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event, Finding, from_json
 from stabilitylab.leads import lags
@@ -119,53 +118,6 @@ class TestLags:
             covered += list((table["low"] <= 5) & (table["high"] >= 5))
         assert np.mean(leads) >= 0.9
         assert 0.92 <= np.mean(covered) <= 0.99  # rounded lags lie on the ends of the interval
-
-
-class TestEpisodes:
-    def test_grouping(self):
-        episodes = group([event("b", 100), event("a", 100, 3.0), event("b", 110, 9.0), event("c", 300)], "abc", 20)
-        assert [(each.start, each.stop, each.first_layers) for each in episodes] == [
-            (100, 110, ("a", "b")),  # b at 100 too, though its tallest comes later
-            (300, 300, ("c",)),
-        ]
-        assert [each.height for each in episodes[0].events] == [3.0, 9.0]  # one for each layer, the tallest
-        (early,) = group([event("b", 98), event("a", 100, 3.0), event("b", 110, 9.0)], "abc", 20)
-        assert early.first_layers == ("b",)
-        assert group([], "abc", 20) == []
-
-    def test_small_falls_after_many_spikes_are_seen_in_their_mean(self):
-        rng = np.random.default_rng(0)
-        steps = np.arange(0, 6000, 10)
-        times = rng.integers(300, 5700, 8)
-        episodes = group([event("a", int(t)) for t in times], "a", 20)
-        found, false = [], []
-        for _ in range(100):
-            values = 0.97 + 0.006 * rng.standard_normal(600)
-            false.append(aftermath(episodes, pd.Series(values, steps), rng, draws=200).p <= 0.05)
-            for each in episodes:
-                values[(steps > each.start) & (steps <= each.start + 20)] -= 0.01
-            seen = aftermath(episodes, pd.Series(values, steps), rng, draws=200)
-            found.append(seen.p <= 0.05)
-        assert seen.episodes >= 5
-        assert np.mean(false) <= 0.05 + 2 * (0.05 * 0.95 / 100) ** 0.5
-        assert np.mean(found) >= 0.9
-
-    def test_the_aftermath_of_nothing(self):
-        rng = np.random.default_rng(0)
-        curve = pd.Series(np.ones(20), np.arange(20))
-        assert aftermath([], curve, rng).episodes == 0
-        assert aftermath(group([event("a", 2)], "a", 20), curve, rng).episodes == 0  # nothing before
-        assert aftermath(group([event("a", 18)], "a", 20), curve, rng).episodes == 0  # nothing after
-        one = aftermath(group([event("a", 10)], "a", 20), curve, rng)
-        assert (one.episodes, one.fall, one.p) == (1, 0.0, 1.0)
-
-    def test_followers_by_chance_are_the_covered_share_of_time(self):
-        episodes = group([event("a", t) for t in (1000, 2000, 3000)], "a", 20)
-        dips = [event("k", 1050), event("k", 2500)]
-        seen, expected, p = expected_followers(episodes, dips, 100, (0, 10000), width=500)
-        assert seen == 1
-        assert expected == pytest.approx(0.1 + 0.1)  # 100 of the 1000 steps around each
-        assert p == pytest.approx(1 - 0.9 * 0.9)
 
 
 class TestAnalyze:

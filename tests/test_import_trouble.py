@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from test_import import imported
 from torch.utils.tensorboard import SummaryWriter
 
 from stabilitylab import InputError, Run
@@ -337,3 +338,31 @@ def test_importing_loads_no_torch_and_writes_nothing_outside(tmp_path):
     new = [each for each in tmp_path.rglob("*") if each.stat().st_mtime_ns > started]
     assert all(each.is_relative_to(tmp_path / "run") or each == tmp_path for each in new)
     assert not [each for each in (tmp_path / "run").iterdir() if each.name.startswith(".importing")]
+
+
+def test_two_runs_are_not_mixed_into_one(tmp_path):
+    for name, first in (("a", 0), ("b", 0), ("c", 40)):
+        index = pd.RangeIndex(first, first + 60, name="step")
+        pd.DataFrame({"loss": np.ones(60)}, index=index).to_csv(tmp_path / f"{name}.csv")
+    with pytest.raises(InputError, match=r"b\.csv has the columns of .*a\.csv from its first step on"):
+        import_run([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    import_run([tmp_path / "a.csv", tmp_path / "c.csv"], tmp_path / "run")  # one goes on where the other ended
+    assert len(Run(tmp_path / "run")["training.loss"]) == 100
+
+
+def test_a_table_that_shares_one_column_replaces_nothing_else(tmp_path):
+    steps = pd.RangeIndex(200, name="step")
+    pd.DataFrame({"loss": np.ones(200), "grad_norm/a.weight": np.ones(200)}, index=steps).to_csv(tmp_path / "a.csv")
+    pd.DataFrame({"loss": 2 * np.ones(200), "knn": np.full(200, 0.5)}, index=steps).to_csv(tmp_path / "b.csv")
+    run = imported(tmp_path, tmp_path / "a.csv", tmp_path / "b.csv")
+    assert len(run["gradients.norm"]) == 200
+    assert run["training.loss"]["loss"].unique().tolist() == [2.0]
+
+
+def test_where_only_the_norm_of_all_gradients_was_logged_it_is_said_how_to_look_at_it(tmp_path):
+    pd.DataFrame({"grad_norm": np.ones(60), "loss": np.ones(60)}).rename_axis("step").to_csv(tmp_path / "log.csv")
+    told = cli("import", tmp_path / "log.csv", "--dry-run")
+    assert "--map grad_norm=gradients.norm" in told.output
+    cli("import", tmp_path / "log.csv", "--out", tmp_path / "run", "--map", "grad_norm=gradients.norm")
+    assert "gradients.norm" in Run(tmp_path / "run")

@@ -141,7 +141,7 @@ def refuse_two_runs(log: Log) -> None:
             others = [each.source.path for each in log.files[at + 1 :] if each.columns.keys() & file.columns.keys()]
             raise InputError(
                 f"{others[0] if others else 'a later file'} has the columns of {file.source.path} from its first step "
-                f"on, and would replace all of it: files of one run go on where the one before ended. Two runs are "
+                "on, and would replace all of it: files of one run go on where the one before ended. Two runs are "
                 "imported one by one, each into its own folder"
             )
 
