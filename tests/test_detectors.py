@@ -145,6 +145,19 @@ class TestDip:
             assert compared["bank"].judged > 100
             assert max(paired - 20, 0) <= compared["bank"].paired <= paired
 
+    def test_a_lasting_fall_after_the_early_rise_stands_out_of_thirty_measurements(self, rng):
+        steps = np.arange(30) * 100
+        found = {0.0: 0, 0.15: 0}
+        for depth in found:
+            for _ in range(40):
+                truth = 0.1 + 0.8 * (1 - np.exp(-8 * np.arange(30) / 30)) - depth * (steps >= 1500)
+                values = rng.binomial(1000, truth) / 1000
+                frame = pd.DataFrame({"bank": values}, index=pd.Index(steps, name="step"))
+                events = dip.Detector().detect("knn.accuracy", frame, {"samples": 1000})
+                found[depth] += any(abs(each.start - 1500) <= 100 for each in events)
+        assert found[0.0] == 0
+        assert found[0.15] >= 36
+
     @pytest.mark.parametrize("length", [8, 12, 13, 14, 16, 18])
     def test_a_deep_fall_is_seen_from_the_first_measurement_that_is_judged(self, length, rng):
         """Fifteen points are sixty standard errors of 50,000 images; the same fall one measurement earlier is not."""

@@ -313,7 +313,8 @@ def _spread(values: np.ndarray, level: np.ndarray, white: np.ndarray, number: in
     fall = pd.Series(falls)
     widths = [min(each, max(len(values), least)) for each in SPREADS]
     quartiles = [fall.rolling(each, min_periods=least).quantile(0.75).to_numpy() for each in widths]
-    usual = fall.rolling(widths[0], min_periods=least, center=True).median()  # of a rise
+    around = max(min(widths[0], len(values) // 3), least)
+    usual = fall.rolling(around, min_periods=around // 2, center=True).median()  # of a rise
     whole = (fall - usual).abs().median()
     known = np.isfinite(quartiles[0]) & np.isfinite(white)
     wandering = np.fmax(np.fmax(*quartiles), whole) * MAD_TO_SD
