@@ -19,6 +19,7 @@ from stabilitylab.cli import main
 from stabilitylab.compare import compare
 from stabilitylab.compare.contrast import VERDICTS, contrast, corrected
 from stabilitylab.compare.picture import figure_of
+from stabilitylab.compare.sentences import headline
 from stabilitylab.errors import InputError
 from stabilitylab.run import Run
 from stabilitylab.stats.difference import excess_error, holm, paired_difference, unpaired_difference
@@ -219,6 +220,33 @@ def test_a_run_that_diverged_is_a_failure_and_not_missing(analyses):
     told = " ".join(found.notes)
     assert "0 of 3 in a, 1 of 2 in b" in told
     assert "Compared over the steps" not in told  # that it ends early is its failure
+
+
+def test_what_has_no_partner_counts_neither_in_means_nor_in_words(analyses):
+    """All of b but the broken run have a partner."""
+    runs = {"a": "calm0 calm2 calm3", "b": "wild0 wild2 broken"}
+    found = compare(groups(analyses, **runs), ["spikes_per_10k", "diverged"])
+    table = found.table.set_index("measure")
+    assert table.loc["diverged", ["mean_second", "runs_second", "pairs", "verdict"]].tolist() == [0, 2, 2, "equal"]
+    rows = found.runs[(found.runs["pair"] != -1) & (found.runs["group"] == "b")]
+    assert table.loc["spikes_per_10k", "mean_second"] == rows["spikes_per_10k"].mean()
+    (sentence,) = compare(groups(analyses, **runs), ["diverged"]).sentences
+    assert sentence == "the share of diverged runs is 0 in every pair of runs of a and b (2 paired seeds)."
+    assert any("but broken, without a partner, not at all" in note for note in found.notes)
+    every = compare(groups(analyses, **runs), ["diverged"], paired=False)
+    assert every.table["mean_second"].tolist() == [pytest.approx(1 / 3)]
+    assert not any("not at all" in note for note in every.notes)
+
+
+def test_an_infinite_loss_is_no_zero_difference():
+    first = pd.DataFrame({"final_loss": [0.5, 0.6, 0.4]})
+    second = pd.DataFrame({"final_loss": [np.inf, np.inf, np.inf]})
+    for pairs in ([], [(0, 0), (1, 1), (2, 2)]):
+        (row,) = contrast(first, second, pairs, ("a", "b"), 0)
+        assert np.isnan(row["difference"])
+        assert row["way"] > 0
+    said = headline(corrected(contrast(first, second, [], ("a", "b"), 0), 0.2), 0, 1)
+    assert "not finite in some runs, so that only the order of the runs counts: higher than a's" in said
 
 
 def test_many_settings_are_compared_by_their_distance_from_the_best(tmp_path):

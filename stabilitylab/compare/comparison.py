@@ -113,8 +113,11 @@ def compare(
             said += " " + about_excess((first.name, group.name), sizes, excess[group.name])
         sentences.append(said)
     counts = {name: (sum(each), len(each)) for name, each in diverged.items()}
-    notes = [*notes_on_settings(made), *_notes_on_pairs(made, joint, paired), *about_failures(counts), *notes]
     values = _values(made, frames, joint)
+    failed = np.concatenate(list(diverged.values()))
+    beside = failed & (values["pair"] == -1) & values["group"].isin(_paired(first.name, joint))
+    failures = about_failures(counts, values["run"][beside])
+    notes = [*notes_on_settings(made), *_notes_on_pairs(made, joint, paired), *failures, *notes]
     return Comparison(tuple(sentences), table, values, excess, (*notes, *notes_on_records(made)))
 
 
@@ -201,6 +204,12 @@ def _notes_on_pairs(groups: Sequence[Group], joint: Mapping[str, Sequence[tuple[
         if alone:
             notes.append(f"Without a partner, and so not compared: {joined(alone, 12)}.")
     return notes
+
+
+def _paired(first: str, joint: Mapping[str, Sequence[tuple[int, int]]]) -> list[str]:
+    """Return the names of the groups of which only runs with a partner are compared."""
+    with_pairs = [name for name, found in joint.items() if found]
+    return [*with_pairs, first] if len(with_pairs) == len(joint) else with_pairs
 
 
 def _values(

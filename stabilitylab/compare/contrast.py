@@ -19,7 +19,7 @@ VERDICTS: Mapping[str, str] = {
     "lower": "the second group is lower",
     "not decided": "chance alone makes such a difference too often",
     "too few runs": "no difference between so few runs could be told from chance",
-    "equal": "the measure has the same value in all runs",
+    "equal": "the measure has the same value in all runs that are compared",
     "not recorded": "a group has no run that tells it",
 }
 """Verdict to its meaning; the second group is compared with the first."""
@@ -39,6 +39,8 @@ def contrast(
 ) -> list[dict[str, Any]]:
     """Return one row for each measure, without verdicts, which `corrected` adds.
 
+    Means and numbers of runs are of those that are compared: with pairs, of the runs with a partner.
+
     Args:
         first: measures of the runs of the first group, a row a run.
         second: likewise.
@@ -50,42 +52,37 @@ def contrast(
     rows = []
     for name in first.columns:
         one, other = first[name].to_numpy(dtype=float), second[name].to_numpy(dtype=float)
+        whole = [(a, b) for a, b in pairs if not np.isnan(one[a]) and not np.isnan(other[b])]
+        if whole:
+            one, other = one[[a for a, _ in whole]], other[[b for _, b in whole]]
+        else:
+            one, other = one[~np.isnan(one)], other[~np.isnan(other)]
         unit = MEASURES[name].unit
-        row = {"first": names[0], "second": names[1], "measure": name, "unit": unit, "pairs": 0, "exact": True}
-        row |= {"scale": "ratio" if unit == "x" else "difference"}
-        row |= {"runs_first": int((~np.isnan(one)).sum()), "runs_second": int((~np.isnan(other)).sum())}
+        row = {"first": names[0], "second": names[1], "measure": name, "unit": unit, "exact": True}
+        row |= {"scale": "ratio" if unit == "x" else "difference", "pairs": len(whole)}
+        row |= {"runs_first": len(one), "runs_second": len(other)}
         row |= {"mean_first": _mean(one, unit == "x"), "mean_second": _mean(other, unit == "x")}
-        rows.append(row | _difference(one, other, pairs, rng, unit == "x"))
+        rows.append(row | _difference(one, other, bool(whole), rng, unit == "x"))
     return rows
 
 
 def _mean(values: np.ndarray, logarithm: bool) -> float:
-    known = values[~np.isnan(values)]
-    if not len(known):
+    if not len(values):
         return np.nan
-    return float(np.exp(np.log(known).mean()) if logarithm else known.mean())
+    return float(np.exp(np.log(values).mean()) if logarithm else values.mean())
 
 
 def _difference(
-    one: np.ndarray, other: np.ndarray, pairs: Sequence[tuple[int, int]], rng: np.random.Generator, logarithm: bool
+    one: np.ndarray, other: np.ndarray, paired: bool, rng: np.random.Generator, logarithm: bool
 ) -> dict[str, Any]:
+    if not len(one) or not len(other):
+        return {"difference": np.nan, "verdict": "not recorded"}
     if logarithm:
         one, other = np.log(one), np.log(other)
-    whole = [(a, b) for a, b in pairs if not np.isnan(one[a]) and not np.isnan(other[b])]
-    if whole:
-        one, other = one[[a for a, _ in whole]], other[[b for _, b in whole]]
-        found = paired_difference(one, other, rng)
-    else:
-        one, other = one[~np.isnan(one)], other[~np.isnan(other)]
-        if not len(one) or not len(other):
-            return {"difference": np.nan, "verdict": "not recorded"}
-        found = unpaired_difference(one, other, rng)
+    found = paired_difference(one, other, rng) if paired else unpaired_difference(one, other, rng)
     together = np.concatenate([one, other])
-    row: dict[str, Any] = {
-        "pairs": len(whole),
-        "exact": found.exact,
-        "difference": found.value if abs(found.value) > TINY else 0.0,
-    }
+    value = 0.0 if abs(found.value) <= TINY else found.value  # NaN where a value is infinite
+    row: dict[str, Any] = {"exact": found.exact, "difference": value}
     if (together == together[0]).all():
         return row | {"difference": 0.0, "verdict": "equal"}
     ranks = rankdata(together)  # where a value is infinite no mean exists

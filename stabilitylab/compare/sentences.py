@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stabilitylab.measures import MEASURES
-from stabilitylab.phrasing import count, equals, p_cell, p_value, rounded
+from stabilitylab.phrasing import count, equals, joined, p_cell, p_value, rounded
 from stabilitylab.stats.difference import ExcessError
 
 __all__ = ["ALWAYS", "DIFFERENCE", "about_excess", "about_failures", "cells", "headline", "size"]
@@ -65,7 +65,8 @@ def _clause(row: Mapping[str, Any], begins: bool, group: str) -> str:
     if row["verdict"] == "equal":
         subject = f"the number of {noun}" if name in COUNTED else f"the {noun}"
         value = _plain(name, row["mean_first"])
-        return f"{subject} is {value} in every run of {first} and {second}{_in_brackets(inside)}"
+        each = "pair of runs" if row["pairs"] else "run"
+        return f"{subject} is {value} in every {each} of {first} and {second}{_in_brackets(inside)}"
     if row["p_corrected"] == row["p_corrected"]:
         inside.append(f"p {equals(row['p_corrected'])}")
     decision = "" if row["verdict"] in DECIDED else f": {row['verdict']}" + " to decide" * (row["verdict"] == FEW)
@@ -137,12 +138,20 @@ def _plain(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if MEASURES[name].unit == "accuracy" else rounded(value, 4)
 
 
-def about_failures(diverged: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Say how many runs of each group diverged, and how that counts; nothing if none did."""
+def about_failures(diverged: Mapping[str, tuple[int, int]], alone: Iterable[str]) -> list[str]:
+    """Say how many runs of each group diverged, and how that counts; nothing if none did.
+
+    Args:
+        diverged: group to the number of runs that diverged, and of all.
+        alone: names of those that diverged and have no partner.
+    """
     if not any(number for number, _ in diverged.values()):
         return []
     said = ", ".join(f"{number} of {total} in {name}" for name, (number, total) in diverged.items())
-    return [f"Diverged where the record ends: {said}. They count as failures: final accuracy 0, final loss infinite."]
+    told = f"Diverged where the record ends: {said}. They count as failures: final accuracy 0, final loss infinite"
+    names = joined(list(alone), 12)
+    without = f"; but {names}, without a partner, not at all (unpaired, all runs are compared)" if names else ""
+    return [f"{told}{without}."]
 
 
 def about_excess(names: Iterable[str], runs: tuple[int, int], found: ExcessError) -> str:
