@@ -125,8 +125,10 @@ def _tried(
 
 
 def _about(run: Run, name: str, frame: pd.DataFrame) -> dict[str, Any]:
-    """Return what the run says of a series, with the votes per image beside an accuracy."""
+    """Return what the run says of a series, with the votes per image beside an accuracy, and the spread of features."""
     about = run.about(name)
+    if name in collapse.Detector.series:
+        about |= {"feature_std": collapse.deviation(run, name)}
     if name == "knn.accuracy" and "knn.correct" in run and "bank" in frame:
         images = len(run.about("knn.correct")["labels"])
         if 0 < images * len(frame) <= LARGEST_VOTES:

@@ -130,7 +130,8 @@ def collapse_trials(
 ) -> Trials | None:
     """Try the detector of collapse on the spectra outside of its events.
 
-    They are resampled in blocks, and the smallest directions of their last half are made dead.
+    What a running median leaves of each direction is resampled in blocks and put back on it, and the smallest
+    directions of the last half are made dead.
 
     Returns:
         The counts, or None where there are too few spectra.
@@ -145,10 +146,13 @@ def collapse_trials(
         return None
     values = -np.sort(-values[-LONGEST:], axis=1)
     length = len(values)
+    told = {name: value for name, value in about.items() if name != "feature_std"}
+    log = np.log(np.maximum(values, np.finfo(float).tiny))
+    trend = pd.DataFrame(log).rolling(TREND, center=True, min_periods=1).median().to_numpy()
     alarms = 0
     for _ in range(CURVES):
-        drawn = block_bootstrap(np.arange(length), length, least, rng)
-        alarms += len(detector.detect("spectrum", pd.DataFrame(values[drawn]), about))
+        drawn = np.exp(trend + (log - trend)[block_bootstrap(np.arange(length), length, least, rng)])
+        alarms += len(detector.detect("spectrum", pd.DataFrame(drawn), told))
     samples = about.get("samples")
     measurable = min(values.shape[1], max(int(samples) - 1, 1)) if samples else values.shape[1]
     found = {}
@@ -158,7 +162,7 @@ def collapse_trials(
             continue
         planted = values.copy()
         planted[length // 2 :, measurable - number :] *= 1e-6
-        events = detector.detect("spectrum", pd.DataFrame(planted), about)
+        events = detector.detect("spectrum", pd.DataFrame(planted), told)
         found[share] = float(any(each.start >= length // 2 for each in events))
     return Trials(CURVES, length, alarms, alarms / (CURVES * length) * rows, found)
 

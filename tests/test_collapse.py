@@ -11,7 +11,7 @@ import pytest
 from stabilitylab.analysis import analyze
 from stabilitylab.detectors import collapse
 from stabilitylab.run import Run, RunWriter
-from stabilitylab.stats.spectrum import resolution
+from stabilitylab.stats.spectrum import feature_std, resolution
 
 DIMENSIONS, BATCH, TEMPERATURE, RATE, SAMPLES = 16, 32, 0.1, 0.01, 500
 
@@ -163,6 +163,52 @@ class TestNothing:
         spectra[4:, 10:] = 0
         (event,) = detect(framed(spectra))
         assert (event.start, event.label) == (200, "10")
+
+
+class TestTelling:
+    """Random features of 16 dimensions every 50 steps, of which some are dead or all are small at times."""
+
+    def told(self, tmp_path, scales, deviation=None):
+        rng = np.random.default_rng(0)
+        features = [rng.standard_normal((SAMPLES, DIMENSIONS)) * scale for scale in scales]
+        frame = framed([np.linalg.eigvalsh(np.cov(each.T))[::-1] for each in features])
+        writer = RunWriter(tmp_path / "run", {"layers": {"names": ["w"], "of": {"w": "w"}, "first": "w"}})
+        writer.declare("spectrum.representation", list(frame.columns), samples=SAMPLES)
+        writer.write("spectrum.representation", frame.index.to_numpy(), frame.to_numpy())
+        if deviation is not None:
+            writer.declare("spectrum.feature_std", ["representation"])
+            rows = np.array([[feature_std(each + deviation)] for each in features])
+            writer.write("spectrum.feature_std", frame.index.to_numpy(), rows)
+        writer.close("completed")
+        (told,) = (each for each in analyze(Run(tmp_path / "run")).findings if each.kind == "collapse")
+        return told
+
+    ALIVE, DEAD, EQUAL = np.ones(16), np.where(np.arange(16) < 10, 1, 1e-4), np.full(16, 1e-5)
+
+    def test_every_collapse_is_told_and_whether_the_record_ends_in_one(self, tmp_path):
+        told = self.told(tmp_path, [*[self.ALIVE] * 8, *[self.EQUAL] * 6, *[self.ALIVE] * 6, *[self.DEAD] * 10])
+        assert "All embeddings become equal in the representation, from step 400 to step 650; " in told.sentence
+        assert "; 6 directions are dead from step 1,000 to the end." in told.sentence
+        assert (told.verdict, told.numbers["collapses"], told.numbers["at_end"]) == ("complete", 2, True)
+        assert (told.numbers["dead"], told.numbers["since"], told.numbers["until"]) == (16, 400, 650)
+
+    def test_one_large_spectrum_makes_no_collapse_of_the_others(self, tmp_path):
+        told = self.told(tmp_path, [*[self.ALIVE] * 10, 2000 * self.ALIVE, *[self.ALIVE] * 10])
+        assert told.verdict == "none"
+
+    def test_a_scale_that_shrinks_is_no_collapse_where_the_normalized_features_are_known(self, tmp_path):
+        """The same spectra; with a mean of one they are features that become equal."""
+        scales = [np.exp(-each / 2) * self.ALIVE for each in range(20)]
+        for name, mean, verdict in (("unknown", None, "complete"), ("equal", 1.0, "complete"), ("small", 0.0, "none")):
+            told = self.told(tmp_path / name, scales, mean)
+            assert told.verdict == verdict
+            assert ("Or their scale shrank" in told.sentence) == (name == "unknown")
+
+    def test_what_could_not_have_been_found_is_said(self, tmp_path):
+        growing = [np.where(np.arange(16) < 2 + each // 3, 1, 1e-4) for each in range(40)]
+        told = self.told(tmp_path, growing)
+        assert told.verdict == "none"
+        assert "even 50 % of them dead might have been missed, and fewer than 0.1 would be expected" in told.sentence
 
 
 def test_the_resolution_is_that_of_rounding():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,13 @@ from stabilitylab.findings import Event
 from stabilitylab.stats.robust import runs_of
 from stabilitylab.stats.spectrum import dead_directions, resolution
 
-__all__ = ["Detector", "Parameters"]
+if TYPE_CHECKING:
+    from stabilitylab.run import Run
+
+__all__ = ["Detector", "Parameters", "deviation"]
+
+SPREAD = 0.1
+"""Normalized features with more than this part of the deviation of evenly spread ones are not all equal."""
 
 
 class Parameters(parameters.Parameters):
@@ -38,7 +44,9 @@ class Detector:
     """Finds complete and dimensional collapse in the eigenvalues of the covariance of embeddings.
 
     The label of an event is the first direction that is dead: ``0`` is a complete collapse. A low rank at the first
-    measurement is not an event while it still grows: random weights give one.
+    measurement is not an event while it still grows: random weights give one. Where the deviation of the normalized
+    features is known (``about["feature_std"]``: a Series over steps), a variance that vanishes because only the scale
+    of the embeddings shrinks is no collapse.
     """
 
     series: ClassVar[tuple[str, ...]] = tuple(
@@ -61,7 +69,7 @@ class Detector:
             return []
         steps, total, gone, dead = (counted[each].to_numpy() for each in ("step", "variance", "complete", "dead"))
         dimensions, measurable = frame.shape[1], self._measurable(frame, about)
-        largest = np.maximum.accumulate(total)
+        largest = _usual(total)
         events = []
         for first, last in self._lasting(gone):
             smallest = max(float(total[first : last + 1].min()), np.finfo(float).tiny)
@@ -90,7 +98,10 @@ class Detector:
         whole = np.isfinite(values).all(axis=1) & (frame.shape[1] > 0)
         steps, values = frame.index.to_numpy()[whole], -np.sort(-values[whole], axis=1)
         total, dead = np.maximum(values, 0.0).sum(axis=1), np.zeros(len(values), dtype=int)
-        gone = total <= self.parameters.vanished * np.maximum.accumulate(total)
+        gone = total <= self.parameters.vanished * _usual(total)
+        if about.get("feature_std") is not None:
+            even = about["feature_std"].reindex(steps).to_numpy(dtype=float) * np.sqrt(frame.shape[1])
+            gone &= ~(even > SPREAD)
         if len(values):
             samples = int(about["samples"]) if about.get("samples") else None
             values = np.maximum(values, resolution(values))
@@ -137,3 +148,20 @@ class Detector:
         frame = pd.DataFrame(np.array(rows), index=pd.Index(steps, name="step"), columns=columns)
         expected = [Event(1000, 1000, 1000, 1950, "collapse", "spectrum.projection", "10", 6.0, 3.0)]
         return "spectrum.projection", frame, {"samples": samples, "dimensions": dimensions}, expected
+
+
+def deviation(run: Run, series: str) -> pd.Series | None:
+    """Return the deviation of the normalized features whose spectra are a series, where the run holds it."""
+    tap = series.removeprefix("spectrum.")
+    if "spectrum.feature_std" not in run or tap not in run.about("spectrum.feature_std")["labels"]:
+        return None
+    return run.read("spectrum.feature_std", [tap])[tap]
+
+
+def _usual(total: np.ndarray) -> np.ndarray:
+    """Return the largest variance up to each measurement, but for single ones that are out of line."""
+    lasting = total.copy()
+    if len(total) > 2:
+        lasting[2:] = np.median([total[:-2], total[1:-1], total[2:]], axis=0)
+        lasting[1] = min(total[0], total[1])
+    return np.maximum.accumulate(lasting)

@@ -95,9 +95,15 @@ def divergence(finding: Finding) -> str:
 
 def _collapse(finding: Finding) -> str:
     tap = _tap(finding)
-    dead, whole, since = (number(finding, name) for name in ("dead", "measurable", "since"))
-    size = f" ({dead:.0f} of {whole:.0f} directions dead)" if dead > 0 and whole > 0 else ""
-    return f"{finding.verdict} collapse of the {tap}{size}" + (f" from step {since:,.0f}" if since >= 0 else "")
+    dead, whole, since, until = (number(finding, name) for name in ("dead", "measurable", "since", "until"))
+    several, at_end = number(finding, "collapses") > 1, finding.numbers.get("at_end") is True
+    said = f"{finding.verdict} collapse of the {tap}"
+    said += f" ({dead:.0f} of {whole:.0f} directions dead)" if dead > 0 and whole > 0 else ""
+    said += f" from step {since:,.0f}" if since >= 0 else ""
+    if several:
+        said += f" to step {until:,.0f}, the worst of {number(finding, 'collapses'):.0f}"
+        return said + (", one of which lasts to the end" if at_end else ", all of which recovered")
+    return said + (" to the end" if at_end else f" to step {until:,.0f}" if until >= 0 else "")
 
 
 def _tap(finding: Finding) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -133,29 +134,55 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
             verdict = "none"
         else:
             verdict = "complete" if any(each.label == "0" for each in events) else "dimensional"
-            worst = min(events, key=lambda each: int(each.label))
-            until = "to the end" if worst.stop == int(frame.index[-1]) else f"to step {worst.stop:,}"
-            what = "All embeddings become equal" if verdict == "complete" else f"{int(worst.height)} of {of} are dead"
-            sentence = f"{what} in the {place}, from step {worst.start:,} {until}"
-            numbers |= {"dead": int(worst.height), "since": worst.start, "until": worst.stop}
-            if verdict == "dimensional":
-                dead = collapse.Detector(collapse.Parameters(**limits)).count(frame, about).set_index("step")["dead"]
-                numbers["dead_last"] = int(dead.loc[worst.stop])
-                sentence += f", at most; {numbers['dead_last']} at last" if numbers["dead_last"] < worst.height else ""
-            sentence += "."
+            spread = collapse.deviation(evidence.run, name)
+            detector = collapse.Detector(collapse.Parameters(**limits))
+            counted = detector.count(frame, {**about, "feature_std": spread}).set_index("step")["dead"]
+            numbers |= _worst(events, counted, int(frame.index[-1]))
+            sentence = _collapses(events, counted, int(frame.index[-1]), place, of)
+            if verdict == "complete" and spread is None:
+                sentence += " Or their scale shrank that much: spectrum.feature_std, which would tell, is not recorded."
         if "rank_last" in numbers:
             sentence += f" Effective rank {numbers['rank_first']:.3g} at first, {numbers['rank_last']:.3g} at last."
         findings.append(Finding("collapse", sentence, verdict, numbers, method, limits, tuple(events)))
     return findings
 
 
+def _worst(events: Sequence[Event], dead: pd.Series, end: int) -> dict[str, Any]:
+    """Return the numbers of the collapse with the most dead directions; of equal ones the last."""
+    worst = min(events, key=lambda each: (int(each.label), -each.start))
+    numbers = {"collapses": len(events), "dead": int(worst.height), "since": worst.start, "until": worst.stop}
+    numbers["at_end"] = max(each.stop for each in events) == end
+    return numbers | ({} if worst.label == "0" else {"dead_last": int(dead.loc[worst.stop])})
+
+
+def _collapses(events: Sequence[Event], dead: pd.Series, end: int, place: str, of: str) -> str:
+    """Say of up to three collapses what died and when, in the order of time."""
+    clauses: list[str] = []
+    told = [*events[:2], events[-1]] if len(events) > 3 else [*events]
+    for each in told:
+        until = "to the end" if each.stop == end else f"to step {each.stop:,}"
+        complete, number, last = each.label == "0", int(each.height), int(dead.loc[each.stop])
+        if clauses:
+            what = "all embeddings become equal" if complete else f"{count(number, 'direction')} are dead"
+        else:
+            what = "All embeddings become equal" if complete else f"{number} of {of} are dead"
+            what += f" in the {place},"
+        most = f", at most; {last} at last" if not complete and last < number else ""
+        clauses.append(f"{what} from step {each.start:,} {until}{most}")
+    if len(events) > len(told):
+        clauses.insert(2, f"{count(len(events) - len(told), 'further collapse')} in between")
+    return f"{'; '.join(clauses)}."
+
+
 def _reach(trials: Trials | None) -> str:
     """Say what would have been found of planted collapses."""
-    seen = [share for share, found in trials.found.items() if found >= 0.8] if trials is not None else []
     if trials is None:
         return ""
+    seen = [share for share, found in trials.found.items() if found >= 0.8]
+    share = f"{100 * (min(seen) if seen else max(trials.found, default=0.0)):.0f} % of them dead"
+    how = f"{share} would have been found" if seen else f"even {share} might have been missed"
     expected = f"{trials.to_expect} would be expected of these spectra alone"
-    return f"; {100 * min(seen):.0f} % of them dead would have been found, and {expected}" if seen else f"; {expected}"
+    return f"; {how}, and {expected}" if trials.found else f"; {expected}"
 
 
 def tell_recording(evidence: Evidence) -> list[Finding]:
