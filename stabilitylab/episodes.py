@@ -12,10 +12,14 @@ from stabilitylab.findings import Episode, Event
 from stabilitylab.run import Run
 from stabilitylab.stats.lag import cluster
 
-__all__ = ["Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
+__all__ = ["WIDTHS", "Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
 
 CELLS = 4_000_000
 """So many are read at once, but for a single layer that has more."""
+
+WIDTHS = (150, 500)
+"""Steps by which events are moved at most, by chance: the narrow one keeps them within an unstable phase, the wide one
+away from what they follow; the larger p counts."""
 
 SAFE = 1e-280
 """Sums of squares below it have lost digits, or all."""
@@ -120,25 +124,38 @@ def follow(episodes: Iterable[Episode], others: Iterable[Event], horizon: int) -
 
 
 def expected_followers(
-    episodes: Sequence[Episode], others: Sequence[Event], horizon: int, span: tuple[int, int], width: int = 500
+    episodes: Sequence[Episode],
+    others: Sequence[Event],
+    horizon: int,
+    span: tuple[int, int],
+    widths: Sequence[int] = WIDTHS,
 ) -> tuple[int, float, float]:
     """Return how many events follow an episode within the horizon, how many would by chance, and the p-value.
 
-    By chance: each event is moved uniformly within a width on both sides, inside the span of the run, so that a
-    phase in which everything is unstable does not count as evidence. Exact, without simulation.
+    By chance: each event is moved uniformly within a width on both sides, inside the span of the run; of several
+    widths that with the larger p counts, so that a phase in which everything is unstable is no evidence. Exact,
+    without simulation.
 
     Args:
         episodes: any order.
         others: the events that may follow.
         horizon: steps.
         span: first and last recorded step.
-        width: steps by which an event is moved at most.
+        widths: steps by which an event is moved at most.
     """
     starts = np.sort(np.array([each.start for each in episodes], dtype=float))
+    seen = sum(bool(np.any((starts <= each.start) & (each.start <= starts + horizon))) for each in others)
+    by_width = (_followers(starts, others, horizon, span, seen, width) for width in widths)
+    p, expected = max((p, expected) for expected, p in by_width)
+    return seen, expected, p
+
+
+def _followers(
+    starts: np.ndarray, others: Sequence[Event], horizon: int, span: tuple[int, int], seen: int, width: int
+) -> tuple[float, float]:
+    """Return how many events follow by chance, and how likely so many as were seen are."""
     chances = []
-    seen = 0
     for event in others:
-        seen += int(np.any((starts <= event.start) & (event.start <= starts + horizon)))
         low, high = max(span[0], event.start - width), min(span[1], event.start + width)
         begin, end = np.clip(starts, low, high), np.clip(starts + horizon, low, high)
         end[:-1] = np.minimum(end[:-1], begin[1:])  # overlapping windows count once
@@ -146,7 +163,7 @@ def expected_followers(
     number = np.ones(1)
     for chance in chances:
         number = np.convolve(number, [1 - chance, chance])
-    return seen, float(np.sum(chances)), min(1.0, float(number[seen:].sum()))
+    return float(np.sum(chances)), min(1.0, float(number[seen:].sum()))
 
 
 class Aftermath(NamedTuple):
@@ -159,7 +176,7 @@ class Aftermath(NamedTuple):
     by_chance: float
     """Mean fall after the episodes moved at random."""
     p: float
-    """Share of such moves with a fall at least as large."""
+    """Share of such moves with a fall at least as large; the larger of two widths."""
 
 
 def aftermath(
@@ -167,21 +184,22 @@ def aftermath(
     curve: pd.Series,
     rng: np.random.Generator,
     horizon: int = 100,
-    width: int = 500,
+    widths: Sequence[int] = WIDTHS,
     draws: int = 2000,
 ) -> Aftermath:
     """Return the mean fall of a curve after episodes: its last five measurements before against its next two.
 
     One small fall drowns in the fluctuation of the curve; the mean over episodes need not. By chance: each episode is
-    moved uniformly within a width on both sides, as in `expected_followers`.
+    moved uniformly within a width on both sides, and of several widths that with the larger p counts, as in
+    `expected_followers`.
 
     Args:
         episodes: any order; of several whose starts lie within the horizon the first counts.
         curve: index ``step``; NaN is left out.
         rng: for the moves.
         horizon: steps after the start within which the next measurements must lie.
-        width: steps by which an episode is moved at most.
-        draws: number of moves.
+        widths: steps by which an episode is moved at most.
+        draws: number of moves within each.
     """
     curve = curve.dropna()
     steps, values = curve.index.to_numpy(), curve.to_numpy(dtype=float)
@@ -205,10 +223,13 @@ def aftermath(
     used = np.array(starts)[np.isfinite(seen)]
     if len(used) == 0:
         return Aftermath(0, float("nan"), float("nan"), 1.0)
-    low, high = np.maximum(used - width, steps[5]), np.minimum(used + width, steps[-2])
-    moved = falls(rng.integers(low, np.maximum(high, low) + 1, size=(draws, len(used))))
-    known = np.isfinite(moved)
-    chance = np.where(known, moved, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     fall = float(np.nanmean(seen))
-    p = (1 + int((chance >= fall - 1e-12).sum())) / (1 + draws)
-    return Aftermath(len(used), fall, float(chance.mean()), p)
+    by_width = []
+    for width in widths:
+        low, high = np.maximum(used - width, steps[5]), np.minimum(used + width, steps[-2])
+        moved = falls(rng.integers(low, np.maximum(high, low) + 1, size=(draws, len(used))))
+        known = np.isfinite(moved)
+        chance = np.where(known, moved, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        by_width.append(((1 + int((chance >= fall - 1e-12).sum())) / (1 + draws), float(chance.mean())))
+    p, by_chance = max(by_width)
+    return Aftermath(len(used), fall, by_chance, p)

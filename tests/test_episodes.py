@@ -84,6 +84,24 @@ class TestEpisodes:
         assert np.mean(false) <= 0.05 + 2 * (0.05 * 0.95 / 100) ** 0.5
         assert np.mean(found) >= 0.9
 
+    def test_an_unstable_phase_that_spikes_and_dips_share_is_no_evidence(self):
+        """Seven spikes and three falls, each anywhere in each of three phases of 500 steps."""
+        rng = np.random.default_rng(0)
+        steps, phases = np.arange(0, 5000, 20), (1000, 2600, 4000)
+        p = {"fall": [], "followers": []}
+        for _ in range(200):
+            values = 0.8 + 0.004 * rng.standard_normal(len(steps))
+            spikes = np.concatenate([rng.integers(at, at + 500, 7) for at in phases])
+            dips = np.concatenate([rng.integers(at, at + 500, 3) for at in phases])
+            for at in dips:
+                values[(steps >= at) & (steps < at + 100)] -= 0.06
+            episodes = group([event("a", int(each)) for each in spikes], "a", 20)
+            p["fall"].append(aftermath(episodes, pd.Series(values, steps), rng, draws=200).p)
+            others = [event("k", int(each)) for each in dips]
+            p["followers"].append(expected_followers(episodes, others, 100, (0, 4999))[2])
+        for each in p.values():
+            assert np.mean(np.array(each) <= 0.05) <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
+
     def test_the_aftermath_of_nothing(self):
         rng = np.random.default_rng(0)
         curve = pd.Series(np.ones(20), np.arange(20))
@@ -96,7 +114,7 @@ class TestEpisodes:
     def test_followers_by_chance_are_the_covered_share_of_time(self):
         episodes = group([event("a", t) for t in (1000, 2000, 3000)], "a", 20)
         dips = [event("k", 1050), event("k", 2500)]
-        seen, expected, p = expected_followers(episodes, dips, 100, (0, 10000), width=500)
+        seen, expected, p = expected_followers(episodes, dips, 100, (0, 10000), widths=(500,))
         assert seen == 1
         assert expected == pytest.approx(0.1 + 0.1)  # 100 of the 1000 steps around each
         assert p == pytest.approx(1 - 0.9 * 0.9)

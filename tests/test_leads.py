@@ -1,5 +1,8 @@
 """Truth: planted orders, what must not be claimed, invariance, and simulation under the null."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,8 @@ import pytest
 from stabilitylab.episodes import group
 from stabilitylab.findings import Event
 from stabilitylab.leads import depth_trend, lags, side_by_side
-from stabilitylab.telling.leads import say_depth, say_lead
+from stabilitylab.telling.evidence import Evidence
+from stabilitylab.telling.leads import say_depth, say_lead, tell_origin
 
 PARAMETERS = {
     "window": 100, "near": 10, "alpha": 0.05, "thresholds": (4.0, 10.0), "draws": 200, "seed": 0, "episode_gap": 20,
@@ -194,3 +198,57 @@ class TestDepth:
         broken = [event(n, 100 * t + at, height=np.inf) for at, n in enumerate("abc") for t in range(1, 9)]
         assert depth_trend(group(broken, "abc", 20), "abc").rows == 0
         assert say_depth([], "ab", PARAMETERS) == []
+
+
+def test_a_first_layer_between_two_others_is_said_to_be_so():
+    first = [event("a", at) for at in TIMES]
+    found = table(first, events("b", TIMES - 6), events("c", TIMES + 6), names="abc")
+    said = say_lead(found, PARAMETERS)
+    assert said.verdict == "in between"
+    assert "a leads c by +6 steps" in said.sentence
+    assert "follows b by +6 steps" in said.sentence
+
+
+class TestOrigin:
+    """Spikes of six layers within 20 steps of each other, 25 times, in 100 runs."""
+
+    def claims(self, onsets, peaks=None):
+        """Return how often each verdict is reached; ``onsets`` and ``peaks`` draw the times of the six layers."""
+        rng = np.random.default_rng(0)
+        layers = SimpleNamespace(first="a", names=list("abcdef"))
+        frames = {"gradients.norm": pd.DataFrame(index=pd.RangeIndex(6000))}
+        verdicts = Counter()
+        for _ in range(100):
+            spikes = []
+            for at in range(200, 5200, 200):
+                times = onsets(rng)
+                later = times + 5 if peaks is None else peaks(rng)
+                both = zip("abcdef", at + times, at + later, strict=True)
+                spikes += [event(layer, int(onset), peak=int(peak)) for layer, onset, peak in both]
+            known = Evidence(
+                SimpleNamespace(layers=layers), frames, (), tuple(group(spikes, "abcdef", 20)), pd.DataFrame(), {}, {},
+                {"alpha": 0.05, "episode_gap": 20},
+            )  # fmt: skip
+            (found,) = tell_origin(known)
+            verdicts[found.verdict] += 1
+        return verdicts
+
+    @pytest.mark.parametrize("kind", ["independent", "deep ones later or sooner", "all later or all sooner"])
+    def test_no_layer_is_named_where_the_order_is_chance(self, kind):
+        """Independent layers begin five times in six in another layer than the first."""
+
+        def onsets(rng):
+            if kind == "independent":
+                return rng.integers(0, 20, 6)
+            if kind == "deep ones later or sooner":
+                return np.round(rng.standard_normal(6) * np.arange(1, 7)).astype(int)
+            return np.where(np.arange(6) > 0, rng.integers(2, 10) * rng.choice([-1, 1]), 0)
+
+        found = self.claims(onsets)
+        assert found["first layer"] + found["other layers"] <= 10 + 2 * 3  # two claims at five percent, of 100
+
+    def test_the_first_layer_is_named_where_onsets_and_peaks_say_so(self):
+        sooner = lambda rng: np.append(0, rng.integers(0, 12, 5))  # noqa: E731
+        assert self.claims(sooner)["first layer"] >= 90
+        assert self.claims(lambda rng: 12 - sooner(rng))["other layers"] >= 90
+        assert self.claims(sooner, lambda rng: rng.integers(12, 20, 6))["first layer"] <= 5 + 2 * 2.2  # taller only

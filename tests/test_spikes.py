@@ -309,3 +309,17 @@ class TestSpike:
         long = log_frame(0.2 * noise("gaussian", (spike.ALONE + 1, 2), rng))
         whole = find("gradients.norm", long, {})
         assert whole == sorted(each for label in long for each in find("gradients.norm", long[[label]], {}))
+
+
+@pytest.mark.parametrize("back", [900, 670])
+def test_a_spike_out_of_a_trough_does_not_swallow_the_next(back):
+    """The level is that of the trough of 60 samples, and what follows lies 1.35 times above it for a time."""
+    rng = np.random.default_rng(0)
+    log = 0.05 * rng.standard_normal((900, 20))
+    log[440:500] -= 0.3
+    log[back:] -= 0.3
+    for at in (500, 620):
+        log[at : at + 60] += 2.3 * np.exp(-np.arange(60) / 6)[:, None]
+    events = spike.Detector().detect("gradients.norm", pd.DataFrame(np.exp(log)), {})
+    for label in range(20):
+        assert [each.peak for each in events if each.label == str(label) and each.height > 3] == [500, 620]

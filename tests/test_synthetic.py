@@ -144,6 +144,14 @@ def test_couplings_are_at_their_distance_and_move_nothing_else():
         assert ratio[event.peak, 2] - np.median(ratio[:, 2]) == pytest.approx(np.log(4), abs=0.25)
 
 
+def test_more_random_spikes_than_there_is_room_for_are_refused(tmp_path):
+    fields = ["--set", "steps=500", "--set", "random_spikes=100"]
+    done = CliRunner().invoke(main, ["synthesize", str(tmp_path / "run"), *fields])
+    assert done.exit_code == 1
+    assert "random_spikes is 100, but 500 steps have room for" in done.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_rank_is_that_of_the_spectrum_and_falls_by_the_part_asked_for():
     made = synthetic.synthesize(
         steps=2000, spikes=(500,), rank=True, rank_follow=0, taps=("projection", "representation"), spectrum_every=10

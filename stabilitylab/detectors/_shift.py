@@ -43,7 +43,8 @@ def apart_from_shifts(
 ) -> Found:
     """Return the events by start, with the spikes that a shift has in it besides, and each shift as high as it settles.
 
-    What does not settle at the smallest ratio or above is no shift.
+    What does not settle at the smallest ratio or above is no shift; and of a spike of half the patience that does not,
+    the level may have been taken for too low: what stands out of where it settles is left of it.
 
     Args:
         log: of a column.
@@ -57,16 +58,20 @@ def apart_from_shifts(
     extents, levels, owners = [], [], []
     stay = np.ones(len(found.start), dtype=bool)
     rest = log
-    for shift in np.flatnonzero(found.lasting).tolist():
+    long = found.lasting | ((found.stop - found.start >= limits.patience // 2) & np.isfinite(found.rise))
+    for shift in np.flatnonzero(long).tolist():
         first, last = int(found.start[shift]), int(found.stop[shift])
         settled, runs = _standing_out(log[first:], last - first + 1, float(spread[shift]), threshold, limits)
+        stays_up = settled - level[shift] >= np.log(limits.min_ratio)
+        if stays_up and not found.lasting[shift]:
+            continue
         for start, stop in runs:
             rest = log.copy() if rest is log else rest
             rest[first + start : first + stop + 1] = settled
             extents.append((first + start, first + stop))
             levels.append(level[shift] if start <= limits.merge_gap else settled)
             owners.append(shift)
-        if settled - level[shift] >= np.log(limits.min_ratio):
+        if stays_up:
             part = describe(
                 rest, broken, (found.start[[shift]], found.stop[[shift]]), level[[shift]], scale[[shift]], 0
             )

@@ -138,7 +138,7 @@ ADVICE = (
     ),
     Advice(
         "more seeds", "Run more seeds of the same configuration and pool them (stabilitylab analyze RUN RUN --pool).",
-        "An exact test needs at least five matched events; below, no order in time can be told from chance.", None,
+        "An exact test needs at least five matched events, and more where their order varies.", None,
         evidence.more_seeds,
     ),
     Advice(

@@ -59,8 +59,11 @@ class Case:
 
     @property
     def from_first(self) -> int:
-        """How many of them begin in the first layer alone, or are tallest there; a tie over layers shows nothing."""
-        return sum(each.first_layers == (self.first,) or each.tallest == (self.first,) for each in self.shared)
+        """How many of them are tallest in the first layer or, if the order is no chance, begin in it alone."""
+        begins = self.finding("where spikes begin", "first layer") is not None
+        return sum(
+            each.tallest == (self.first,) or (begins and each.first_layers == (self.first,)) for each in self.shared
+        )
 
     def events_in(self, *series: str) -> int:
         """Return how many spikes the series of these names, or of names below them, have."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from stabilitylab.leads import FEWEST
 from stabilitylab.phrasing import count, ratio
 from stabilitylab.report.case import Case
 from stabilitylab.report.verdict import divergence
@@ -22,13 +23,12 @@ def recording(case: Case) -> str | None:
 
 
 def first_layer(case: Case) -> str | None:
-    """That most spikes begin in a patch projection, or are tallest there."""
+    """That most spikes are tallest in a patch projection, or begin there."""
     if not case.from_first or not case.patches or 2 * case.from_first < len(case.shared):
         return None
-    return (
-        f"Of {count(len(case.shared), 'episode')} in several layers {case.from_first} began in {case.first} alone, or "
-        "had the tallest spike there."
-    )
+    begins = case.finding("where spikes begin", "first layer")
+    how = f"began in {case.first} alone, or had the tallest spike there" if begins else f"were tallest in {case.first}"
+    return f"Of {count(len(case.shared), 'episode')} in several layers {case.from_first} {how}."
 
 
 def freeze(case: Case) -> str | None:
@@ -184,6 +184,9 @@ def more_seeds(case: Case) -> str | None:
     table = case.analysis.lags
     most = int(table["matched"].max()) if len(table) else 0
     are = "is" if most == 1 else "are"
+    if most >= FEWEST:
+        unclear = int((table["verdict"] == "inconclusive").sum())
+        return f"The order of {case.first} with {count(unclear, 'later layer')} is undecided, by up to {most} spikes."
     return (
         f"At most {count(most, 'spike')} of {case.first} {are} matched in a later layer: which leads stays undecided."
     )

@@ -16,8 +16,8 @@ LIMITS = MappingProxyType(
         "the level, and only what stands out of the level that stays is a spike; of the first steps too little past is "
         "known.",
         "where spikes begin": "Onsets are whole steps: a tie says only that the order lies within one step. Where "
-        "rises are gradual, the onset of a tall spike is found earlier than that of a small one; only the test of lead "
-        "looks at events of similar height.",
+        "rises are gradual, the onset of a tall spike is found earlier than that of a small one; so the peaks must "
+        "confirm what is claimed, and only the test of lead looks at events of similar height.",
         "lead": "An order in time within one run is no cause: all layers share one backward pass. With fewer than "
         "five matched events, or with events in too few separate episodes, nothing can be claimed.",
         "order over depth": "A ranking over layers says nothing of how far they are apart; onsets are whole steps.",

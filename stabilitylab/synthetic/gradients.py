@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stabilitylab.errors import InputError
 from stabilitylab.findings import Event
 from stabilitylab.synthetic.noise import bursts, noise, spike_shape, stream, trend
 from stabilitylab.synthetic.parameters import Parameters
@@ -63,7 +64,11 @@ def _noise(given: Parameters, rng: np.random.Generator) -> np.ndarray:
 
 
 def _random_spikes(given: Parameters) -> list[int]:
-    """Return steps apart from each other and from the named spikes, as many of those asked for as there is room."""
+    """Return steps apart from each other and from the named spikes.
+
+    Raises:
+        InputError: if there is no room for so many.
+    """
     room = np.ones(given.steps, dtype=bool)
 
     def take(step: int) -> None:
@@ -78,6 +83,11 @@ def _random_spikes(given: Parameters) -> list[int]:
         if room[step]:
             take(step)
             found.append(step)
+    if len(found) < given.random_spikes:
+        raise InputError(
+            f"random_spikes is {given.random_spikes:,}, but {given.steps:,} steps have room for {len(found):,} "
+            f"that are spacing = {given.spacing:,} steps apart: ask for fewer or more steps, or set a smaller spacing"
+        )
     return sorted(found)
 
 

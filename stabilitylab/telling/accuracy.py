@@ -9,7 +9,7 @@ import numpy as np
 
 from stabilitylab.detectors import dip
 from stabilitylab.detectors.dip import Compared
-from stabilitylab.episodes import aftermath, expected_followers
+from stabilitylab.episodes import WIDTHS, aftermath, expected_followers
 from stabilitylab.findings import Finding
 from stabilitylab.leads import FEWEST
 from stabilitylab.phrasing import count, ending, equals, joined
@@ -107,7 +107,8 @@ def tell_aftermath(evidence: Evidence) -> list[Finding]:
     found = aftermath(evidence.episodes, dip.measured(frame[label]), rng, used["horizon"], draws=used["draws"])
     method = (
         "median of the five measurements before each gradient spike less the mean of the two after it, averaged; "
-        "against the same with the spikes moved by up to 500 steps"
+        f"against the same with the spikes moved by up to {' and by up to '.join(map(str, WIDTHS))} steps, of which "
+        "the larger p counts"
     )
     numbers = {"episodes": found.episodes, "fall": found.fall, "by_chance": found.by_chance, "p": found.p}
     if found.episodes < FEWEST:

@@ -45,33 +45,52 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
     if tallest:
         top, top_count = tallest.most_common(1)[0]
         sentence += f" Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
-    p_first, p_other = binomial_p(alone[first], lone), binomial_p(lone - alone[first], lone)
+    sooner, later = zip(*(_sides(episodes, first, time) for time in ("onset", "peak")), strict=True)
+    p_first = max(binomial_p(more, more + less) for more, less in zip(sooner, later, strict=True))
+    p_other = max(binomial_p(more, more + less) for more, less in zip(later, sooner, strict=True))
+    elsewhere = sum(first not in each.first_layers for each in episodes)
     numbers = {
         "episodes": number,
         "begin_in": dict(begin),
         "begin_alone_in": dict(alone),
         "tallest_in": dict(tallest),
         "several_begin_together": together,
+        "first_layer_sooner": sooner[0],
+        "first_layer_later": later[0],
         "p_first_layer": p_first,
+        "p_other_layers": p_other,
     }
     alpha = evidence.parameters["alpha"]
     if number < 3:
         verdict = "too few events"
     elif 2 * together > number:
         verdict = "together" if every == 1 else "no single layer"
-    elif p_first <= alpha:
+    elif p_first <= alpha and alone[first] > elsewhere:
         verdict = "first layer"
-    elif p_other <= alpha:
+    elif p_other <= alpha and alone[first] < elsewhere:
         verdict = "other layers"
     else:
         verdict = "no single layer"
     events = tuple(sorted(event for each in episodes for event in each.events))
     method = (
-        "earliest onset (half-rise on the log scale) and largest ratio within each episode; one-sided binomial test of "
-        "the episodes that begin in one layer alone"
+        "earliest onset (half-rise on the log scale) and largest ratio within each episode; one-sided sign test of "
+        "whether the first layer comes before most of the others that were hit or after, which is as likely where "
+        "layers spike in any order; of onsets and of peaks the larger p"
     )
     parameters = {"episode_gap": evidence.parameters["episode_gap"], "alpha": alpha}
     return [Finding("where spikes begin", sentence, verdict, numbers, method, parameters, events)]
+
+
+def _sides(episodes: Sequence[Episode], first: str, time: str) -> tuple[int, int]:
+    """Return in how many episodes the first layer comes before more of the other layers than after, and after more."""
+    sides = Counter[int]()
+    for each in episodes:
+        times = {event.label: getattr(event, time) for event in each.events}
+        if first in times:
+            own = times[first]
+            before, after = (sum(own < one for one in times.values()), sum(own > one for one in times.values()))
+            sides[(before > after) - (before < after)] += 1
+    return sides[1], sides[-1]
 
 
 LEAD_METHOD = (
@@ -111,6 +130,8 @@ def say_lead(table: pd.DataFrame, parameters: Mapping[str, Any]) -> Finding:
         verdict = "too few events"
     elif len(claimed) == 1:
         verdict = claimed[0] + (" some layers" if 2 * counts[claimed[0]] <= len(judged) else "")
+    elif claimed:
+        verdict = "in between"
     else:
         verdict = "together" if counts.get("together") == len(judged) else "inconclusive"
     apart = judged[judged["agrees"] == 0]
@@ -175,7 +196,7 @@ def _lags(rows: pd.DataFrame, by: str = "by ") -> list[str]:
     said = []
     for layer, lag, low, high in zip(rows["layer"], rows["lag"], rows["low"], rows["high"], strict=True):
         interval = f" [{signed(low)}, {signed(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
-        said.append(f"{layer} {by}{signed(lag)} steps{interval}")
+        said.append(f"{layer} {by}{signed(lag)} step{'' if abs(lag) == 1 else 's'}{interval}")
     return said
 
 
