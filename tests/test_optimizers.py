@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from stabilitylab.errors import InputError
 from stabilitylab.layers import layers_of
 from stabilitylab.models import vit
 from stabilitylab.parameters import validated
+from stabilitylab.training.checkpoint import State, load, save
 from stabilitylab.training.optimizers import Optimizer, build, groups_of, rate_of
+from stabilitylab.training.packing import pack, unpack
 
 ORDER = ("patch_embed", "tokens", "blocks.0", "blocks.1", "blocks.2", "norm")
 
@@ -200,6 +204,63 @@ def test_every_optimizer_of_timm_steps(name: str) -> None:
     for _ in range(8):  # some begin with a step of zero
         optimizer.step()
     assert all(bool((weight != 1).any()) and bool(weight.isfinite().all()) for weight in weights)
+
+
+@pytest.mark.parametrize("name", ["stableadamw", *OF_TIMM])
+def test_every_optimizer_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(name: str, tmp_path: Path) -> None:
+    def made() -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+        weights = [nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4))]
+        return weights, build(Optimizer(name=name, lr=0.01), weights, 32)
+
+    def steps(weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for number in numbers:
+            torch.manual_seed(number)
+            for weight in weights:
+                weight.grad = torch.randn_like(weight)
+            optimizer.step()
+
+    weights, optimizer = made()
+    steps(weights, optimizer, range(5))
+    state = State(5, {str(at): each for at, each in enumerate(weights)}, optimizer.state_dict(), {}, {})
+    read = load(save(tmp_path, state, {}, {}, 1))
+    others, other = made()
+    with torch.no_grad():
+        for at, each in enumerate(others):
+            each.copy_(read.model[str(at)])
+    other.load_state_dict(dict(read.optimizer))
+    steps(weights, optimizer, range(5, 9))
+    steps(others, other, range(5, 9))
+    for a, b in zip(weights, others, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_a_checkpoint_cannot_hold_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    held = {"state": {0: {"hook": print}}, "param_groups": [{"params": [0]}]}
+    with pytest.raises(InputError, match=r"the optimizer keeps a builtin_function_or_method in 0.hook"):
+        save(tmp_path, State(1, {}, held, {}, {}), {}, {}, 1)
+    assert not any(tmp_path.rglob("*.tmp"))
+
+
+def test_whatever_a_state_holds_comes_back() -> None:
+    """Lists of tensors (Kron), dtypes (Adafactor), tuples, infinities, and keys that are no text."""
+    state = {
+        "state": {0: {"Q": [torch.eye(2), torch.ones(3)], "inf": -float("inf"), "step": torch.tensor(3.0), "no": None}},
+        "param_groups": [{"params": [0], "betas": (0.9, 0.99), "dtype": torch.bfloat16, "by": {1: torch.zeros(1)}}],
+    }  # fmt: skip
+    tensors, plain = pack(state)
+    back = unpack(tensors, json.loads(json.dumps(plain, allow_nan=False)))
+    assert repr(back["param_groups"]) == repr(state["param_groups"])
+    assert repr(sorted(back["state"][0].items())) == repr(sorted(state["state"][0].items()))
+
+
+def test_lamb_does_not_clip_by_itself() -> None:
+    """Its update does not depend on the size of the gradient, but its moments do."""
+    for name in ("lamb", "lambc", "lambw"):
+        weight = nn.Parameter(torch.ones(4, 4))
+        optimizer = build(Optimizer(name=name, lr=0.01), [weight], 32)
+        weight.grad = torch.full((4, 4), 100.0)
+        optimizer.step()
+        torch.testing.assert_close(optimizer.state[weight]["exp_avg_sq"], torch.full((4, 4), 1e-3 * 100.0**2))
 
 
 def test_moments_of_another_number_are_refused() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from stabilitylab.disk.atomic import sync_folder, write_json
 from stabilitylab.errors import InputError
 from stabilitylab.parameters import Parameters
+from stabilitylab.training.packing import pack, unpack
 
 __all__ = ["Checkpoint", "Checkpoints", "State", "latest", "load", "save"]
 
@@ -64,9 +65,9 @@ def save(
     folder = run / "checkpoints"
     final = folder / f"{state.step:08d}"
     temporary = folder / f".{final.name}.tmp"
+    tensors, plain = pack(state.optimizer)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors, plain = _flatten(state.optimizer)
     for name, content in (
         ("model", state.model),
         ("optimizer", tensors),
@@ -118,40 +119,7 @@ def load(checkpoint: Checkpoint) -> State:
         tensors = {
             name: load_file(checkpoint.path / f"{name}.safetensors") for name in ("model", "optimizer", "probes")
         }
-        optimizer = _unflatten(tensors["optimizer"], plain["optimizer"])
+        optimizer = unpack(tensors["optimizer"], plain["optimizer"])
         return State(int(plain["step"]), tensors["model"], optimizer, tensors["probes"], plain["scaler"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{checkpoint.path} is damaged: {error}") from error
-
-
-def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Part an optimizer's state into tensors, named ``<parameter>.<key>`` or ``group.<number>.<key>``, and JSON."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for parameter, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{parameter}.{key}"] = value
-            else:
-                plain.setdefault(str(parameter), {})[key] = value
-    groups = []
-    for number, group in enumerate(state["param_groups"]):
-        groups.append({key: value for key, value in group.items() if not isinstance(value, Tensor)})
-        tensors |= {f"group.{number}.{key}": value for key, value in group.items() if isinstance(value, Tensor)}
-    return tensors, {"state": plain, "param_groups": groups}
-
-
-def _unflatten(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in plain["state"].items()}
-    groups = [dict(group) for group in plain["param_groups"]]
-    for name, value in tensors.items():
-        owner, _, key = name.partition(".")
-        if owner == "group":
-            number, _, key = key.partition(".")
-            groups[int(number)][key] = value
-        else:
-            state.setdefault(int(owner), {})[key] = value
-    for group in groups:  # JSON has no tuples
-        if "betas" in group:
-            group["betas"] = tuple(group["betas"])
-    return {"state": state, "param_groups": groups}

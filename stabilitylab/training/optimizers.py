@@ -25,7 +25,7 @@ class Optimizer(Parameters):
     """The optimizer."""
 
     name: str = "adamw"
-    """adamw, lamb, lars, sgd (without Nesterov), lion, muon, stableadamw, or another one of timm."""
+    """adamw, lamb (without timm's clipping), lars, sgd (without Nesterov), lion, muon, stableadamw, or one of timm."""
     lr: PositiveFloat | None = None
     """Learning rate at the batch size in use; give this or base_lr."""
     base_lr: PositiveFloat | None = None
@@ -39,7 +39,7 @@ class Optimizer(Parameters):
     eps: PositiveFloat = 1e-8
     """Added to the root of the second moment; for optimizers that have it."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum; for sgd and lars."""
+    """Momentum; for optimizers that have one, as sgd, lars, muon and rmsprop."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Factor on the learning rate from each layer to the one before it; the last layer has the whole rate."""
     stem_factor: float = Field(1.0, ge=0)
@@ -131,6 +131,8 @@ def build(
         own = {}
     elif "lion" in config.name:
         own = {"betas": config.betas}
+    elif "lamb" in config.name:  # it clips by itself, unseen; that is for `stabilize.clip`
+        own["max_grad_norm"] = None
     elif "adan" in config.name:
         if config.betas != Optimizer.model_fields["betas"].default:
             raise InputError(f"optimizer.betas is {config.betas}; {config.name} has three of its own, leave it out")

@@ -5,9 +5,10 @@ Everything is computed on the device, without waiting for it. Shape suffixes: P 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, model_validator
@@ -19,9 +20,6 @@ from stabilitylab.norms import norms
 from stabilitylab.parameters import Parameters
 
 __all__ = ["Stabilize", "Stabilizers", "zclip"]
-
-MOMENTS = ("exp_avg", "momentum_buffer", "step")
-"""How names of what a reset forgets begin; torch, timm and torch-optimi agree on them."""
 
 USUAL = {"norm": 1.0, "layer": 1.0, "agc": 0.01, "zclip": 2.5}
 """Thresholds where none is given: 1 is common, 0.01 for AGC and 2.5 for ZClip are published."""
@@ -37,7 +35,7 @@ class Stabilize(Parameters):
     stem_clip: PositiveFloat | None = None
     """Norm to which the gradient of the first layer is clipped on its own."""
     reset_every: int = Field(0, ge=0)
-    """Forget both moments of Adam at every so many steps, as SPAM does; 0 never."""
+    """Forget both moments of Adam, or what else the optimizer remembers, every so many steps, as SPAM does; 0 never."""
     reset_warmup: int = Field(150, ge=0)
     """So many steps after a reset, at most reset_every, the learning rate rises from zero again, by a cosine."""
     zclip_memory: float = Field(0.97, gt=0, lt=1)
@@ -59,7 +57,7 @@ class Stabilizers:
         config: what is done.
         named: trainable parameters by name.
         layers: of the model.
-        optimizer: whose moments are reset.
+        optimizer: new; a reset takes it back to how it is now.
     """
 
     def __init__(
@@ -79,6 +77,7 @@ class Stabilizers:
         self.coefficients: Tensor | None = None
         """Of the last step, in the order of the labels: 1 where nothing was clipped."""
         self._norm = torch.zeros(3)  # ZClip's mean, variance, and number of steps seen
+        self._new = _memory(optimizer)
 
     def apply(self, step: int) -> None:
         """Clip the gradients of a step, and forget the moments where it is time."""
@@ -137,16 +136,22 @@ class Stabilizers:
     def _reset(self) -> None:
         """Forget the moments (Huang et al., 2025, SPAM, arXiv 2501.06842).
 
-        And the number of steps, which decides the correction of the bias; some optimizers keep it in their groups.
+        And all else that the optimizer has learned: its state becomes that of a new one. Some keep a part of it, such
+        as the number of steps, in their groups; the learning rate there is the schedule's.
         """
-        for state in (*self._optimizer.state.values(), *self._optimizer.param_groups):
-            for name, value in state.items():
-                if not name.startswith(MOMENTS):
-                    continue
-                if isinstance(value, Tensor):
-                    value.zero_()
-                elif isinstance(value, int | float):
-                    state[name] = type(value)(0)
+        state, groups = self._new
+        self._optimizer.state.clear()
+        self._optimizer.state.update({each: copy.deepcopy(values) for each, values in state.items()})
+        for group, new in zip(self._optimizer.param_groups, groups, strict=True):
+            kept = {name: group[name] for name in ("params", "lr")}
+            group.clear()
+            group.update({**copy.deepcopy(new), **kept})
+
+
+def _memory(optimizer: torch.optim.Optimizer) -> tuple[dict[Tensor, Any], list[dict[str, Any]]]:
+    """Return a copy of the state of each parameter, and of what each group holds besides its parameters."""
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    return {each: copy.deepcopy(values) for each, values in optimizer.state.items()}, copy.deepcopy(groups)
 
 
 def _clip_to(gradients: Sequence[Tensor], limit: float) -> Tensor:
