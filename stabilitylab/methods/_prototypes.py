@@ -6,14 +6,15 @@ Shape suffixes: N samples of this rank, K prototypes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from stabilitylab.models.collectives import sum_over_ranks, world_size
 
-__all__ = ["sinkhorn", "swapped", "thawed", "usage"]
+__all__ = ["Frozen", "sinkhorn", "swapped", "usage"]
 
 
 @torch.no_grad()
@@ -68,6 +69,13 @@ def swapped(targets: Sequence[Tensor], scores: Sequence[Tensor], temperature: fl
     return torch.stack([-(target * log).sum(dim=1).mean() for target, log in pairs]).mean()
 
 
-def thawed(weight_KD: Tensor, frozen: Tensor) -> Tensor:
-    """Return the weight; while it is frozen, a boolean on the device, with a gradient of zero."""
-    return torch.where(frozen, weight_KD.detach(), weight_KD)
+class Frozen:
+    """A part of a method with ``prototypes`` that stay as they are for its first ``frozen_prototypes`` steps."""
+
+    prototypes: nn.Linear
+    config: Any
+
+    def after_backward(self, step: int) -> None:
+        """Drop the gradient of the prototypes where they are frozen, so that no optimizer counts the step."""
+        if step < self.config.frozen_prototypes:
+            self.prototypes.weight.grad = None

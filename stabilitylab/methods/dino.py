@@ -16,7 +16,7 @@ from torch.nn.functional import linear, normalize
 from stabilitylab.methods._encoder import MomentumEncoder
 from stabilitylab.methods._exchange import UNKNOWN, Batch, Images, MakeBackbone, Output
 from stabilitylab.methods._precision import full, full_products
-from stabilitylab.methods._prototypes import sinkhorn, swapped, thawed
+from stabilitylab.methods._prototypes import Frozen, sinkhorn, swapped
 from stabilitylab.models.collectives import gather, sum_over_ranks, world_size
 from stabilitylab.parameters import Parameters
 
@@ -26,7 +26,7 @@ ITERATIONS = 3
 """How often Sinkhorn's algorithm rescales, as in DINOv2."""
 
 
-class Method(MomentumEncoder):
+class Method(Frozen, MomentumEncoder):
     """Backbone, projector down to a bottleneck, and prototypes of length one; and the momentum copy of all three.
 
     Small crops beyond the first two views are seen by the student alone.
@@ -80,15 +80,12 @@ class Method(MomentumEncoder):
     config: Config
     center: Tensor
     """Moving average of the teacher's outputs, shape (K,)."""
-    steps: Tensor
-    """How many training steps were done."""
 
     def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
         super().__init__(config, make_backbone, images)
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
         nn.init.trunc_normal_(self.prototypes.weight, std=0.02)
         self.register_buffer("center", torch.zeros(config.prototypes))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.follow("prototypes")
 
     @property
@@ -116,8 +113,7 @@ class Method(MomentumEncoder):
         ranks. The diagnostics: mean entropy of the teacher's outputs over its largest value, log K (0 or 1 is a
         collapse), Kullback-Leibler divergence of the student from it, and the length of the center.
         """
-        weight_KD = thawed(self.prototypes.weight, self.steps < self.config.frozen_prototypes)
-        outputs_NK = [self._outputs(each, weight_KD) for each in projections]
+        outputs_NK = [self._outputs(each, self.prototypes.weight) for each in projections]
         keys = self.keys(batch.views[:2])
         with torch.no_grad():
             teacher_NK = [self._outputs(each, self.get_submodule("momentum_prototypes").weight) for each in keys]  # type: ignore[arg-type]
@@ -151,8 +147,7 @@ class Method(MomentumEncoder):
 
     @torch.no_grad()
     def _after(self, teacher_NK: Tensor) -> None:
-        """Count the step, and let the center, if there is one, follow the mean output of the teacher over all ranks."""
-        self.steps += 1
+        """Let the center, if there is one, follow the mean output of the teacher over all ranks."""
         if self.config.centering == "sinkhorn":
             return
         mean_K = sum_over_ranks(teacher_NK.mean(dim=0)) / world_size()

@@ -15,7 +15,7 @@ from torch.nn.functional import linear, normalize
 from stabilitylab.methods._encoder import Encoder
 from stabilitylab.methods._exchange import UNKNOWN, Batch, Images, MakeBackbone, Output
 from stabilitylab.methods._precision import full, full_products
-from stabilitylab.methods._prototypes import sinkhorn, swapped, thawed, usage
+from stabilitylab.methods._prototypes import Frozen, sinkhorn, swapped, usage
 from stabilitylab.methods._queue import Queue
 from stabilitylab.models.collectives import gather, rank, world_size
 from stabilitylab.parameters import Parameters
@@ -23,7 +23,7 @@ from stabilitylab.parameters import Parameters
 __all__ = ["Method"]
 
 
-class Method(Encoder):
+class Method(Frozen, Encoder):
     """Backbone, projector and prototypes; small crops beyond the first two views predict and are not predicted.
 
     References:
@@ -67,8 +67,6 @@ class Method(Encoder):
     diagnostics: ClassVar[tuple[str, ...]] = ("prototype_usage", "assignment_confidence")
     last_batch_norm: ClassVar[bool] = False
     config: Config
-    steps: Tensor
-    """How many training steps were done."""
 
     def __init__(self, config: Config, make_backbone: MakeBackbone, images: Images = UNKNOWN) -> None:
         super().__init__(config, make_backbone, images)
@@ -77,7 +75,6 @@ class Method(Encoder):
         self.queues = nn.ModuleList(
             [Queue(config.queue, config.dim, images.batch) for _ in range(2 if config.queue else 0)]
         )
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def after_update(self) -> None:
@@ -95,7 +92,6 @@ class Method(Encoder):
         assigned = [self._assign(scores[view].detach(), view, batch.progress) for view in (0, 1)]
         loss = swapped(assigned, scores, self.config.temperature)
         if self.training:
-            self.steps += 1
             for view, queue in enumerate(self.queues):
                 queue.push(gather(embeddings[view].detach()))  # type: ignore[operator]
         confidence = torch.stack([each.max(dim=1).values.mean() for each in assigned]).mean()
@@ -110,7 +106,7 @@ class Method(Encoder):
         """
         weight_KD = self.prototypes.weight
         unit_KD = normalize(weight_KD.detach(), dim=1)
-        unit_KD = unit_KD + thawed(weight_KD, self.steps < self.config.frozen_prototypes) - weight_KD.detach()
+        unit_KD = unit_KD + weight_KD - weight_KD.detach()
         with full_products(embedding_ND):
             return linear(embedding_ND, unit_KD)
 
