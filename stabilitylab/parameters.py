@@ -15,9 +15,9 @@ Kind = TypeVar("Kind", bound="Parameters")
 
 
 class Parameters(BaseModel):
-    """Frozen parameters: unknown names and values out of range are refused at construction."""
+    """Frozen parameters: unknown names and values out of range or not finite are refused at construction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def validated(kind: type[Kind], values: Mapping[str, Any], section: str) -> Kind:

@@ -331,6 +331,14 @@ def test_other_images_of_another_size_and_kind_are_fitted(run: Path, tmp_path: P
         (["{run}", "--set", "model.dim=64"], "there and"),
         (["{run}", "--set", "kk=3"], "evaluate.kk is not known; evaluate has knn, k, temperature"),
         (["{run}", "--set", "epochs=0"], "evaluate.epochs was 0"),
+        (["{run}", "--set", "rates=[]"], "evaluate.rates was []"),
+        (["{run}", "--set", "rates=[nan]"], "evaluate.rates was nan"),
+        (["{run}", "--set", "temperature=[]"], "evaluate.temperature was []"),
+        (["{run}", "--set", "temperature=[0.0]"], "evaluate.temperature was 0.0"),
+        (["{run}", "--set", "temperature=[-1.0]"], "evaluate.temperature was -1.0"),
+        (["{run}", "--set", "k=[]"], "evaluate.k was []"),
+        (["{run}", "--set", "k=[100000]"], "evaluate.k is [100000], but no more than"),
+        (["{run}", "--set", "optimizer.lr=3"], "optimizer.lr has no effect on an evaluation, which takes knn, k"),
         (["{weights}"], "which images a published checkpoint is judged on must be said: --data FOLDER"),
     ],
 )
@@ -360,3 +368,12 @@ def test_a_backbone_that_diverged_is_not_judged(run: Path, tmp_path: Path) -> No
     done = evaluate(str(broken), "--json")
     assert done.exit_code == 1
     assert "not finite for 1438 of 1438 images" in done.stderr
+
+
+def test_json_is_json_where_a_number_is_none(run: Path, tmp_path: Path) -> None:
+    """One held-out image has no rank."""
+    images = folder(tmp_path / "f")
+    options = ("--set", "linear=false", "--set", "logistic=false", "--set", "k=[1]", "--set", "rank_images=2")
+    done = evaluate(str(run), "--json", "--data", str(images), *options, "--set", "data.held_out_fraction=0.01")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,9 +196,18 @@ def test_a_training_starts_from_a_run_a_checkpoint_or_a_published_file(tmp_path:
     vit_s = {"model__dim": DIM, "model__depth": DEPTH, "model__heads": 12}
     tuned: Any = start(file, **fine, **vit_s)
     assert torch.equal(tuned.backbone.norm.bias, published()["state_dict"]["module.base_encoder.norm.bias"])
-    outcome, run = go(tmp_path / "tuned", train__steps=4, train__initial=str(tmp_path / "r"), **fine)
+    given = {"train__steps": 4, "train__initial": str(tmp_path / "r"), "checkpoint__every": 2, **fine}
+    outcome, run = go(tmp_path / "tuned", **given)
     assert outcome.status == "completed"
-    assert "initial" in run.config["train"]
+    assert run.config["train"]["initial"] == str(tmp_path / "r")
+    shutil.rmtree(tmp_path / "tuned/checkpoints/00000004")
+    shutil.rmtree(tmp_path / "r")  # what goes on needs it no more
+    assert go(tmp_path / "tuned", resume=True, **given)[0].status == "completed"
+
+
+def test_where_a_training_started_is_said_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve("digits", {"train.initial": "a"}).train.initial == tmp_path / "a"
 
 
 def test_no_such_start_is_said(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ REFUSED = {
     "model=levit_128s": "cannot take images of 8 pixels: .*data.image_size",
     "model=vgg11 model.drop_path=0.1": "it may not take model.drop_path",
     "model=resnet19": "did you mean resnet18",
+    "model=resnet18.nosuch": r"timm has no resnet18 with the tag 'nosuch' \(available: .*a1_in1k",
+    "optimizer.weight_decay=inf": "optimizer.weight_decay was inf: Input should be a finite number",
+    "method.temperature=inf": "method.temperature was inf",
     "method=directclr model.frozen=['patch_embed','blocks','norm','cls_token']": "leaves nothing to train",
     "model.mlp_ratio=0.01": "leaves no unit of model.dim, 32",
     # methods and their parts
@@ -129,3 +132,28 @@ def test_what_the_page_of_the_backbones_says_can_be_said() -> None:
     assert len(lines) >= 8
     for line in lines:
         resolve("digits", parse_settings(shlex.split(line.replace("--set ", ""))))
+
+
+WITHOUT_EFFECT = {
+    "stabilize.reset_warmup=20": "stabilize.reset_warmup is 20, which has no effect while stabilize.reset_every is 0",
+    "stabilize.clip=norm stabilize.zclip_memory=0.9": "zclip_memory is 0.9, .* while stabilize.clip is norm",
+    "method=swav method.queue=0 method.queue_from=0.5": "queue_from is 0.5, .* while method.queue is 0",
+    "method=swav augment.small_crop_size=4": "small_crop_size is 4, .* while augment.small_crops is 0",
+    "method=moco_v3 method.batch_norm=false method.last_batch_norm=false": "last_batch_norm is False, .* is False",
+    "optimizer=sgd optimizer.betas=[0.9,0.95]": r"betas is \(0.9, 0.95\), which sgd does not have",
+    "optimizer=adamw optimizer.momentum=0.5": "momentum is 0.5, which adamw does not have",
+    "stabilize.clip=zclip stabilize.zclip_memory=0.9": None,
+    "optimizer=sgd optimizer.momentum=0.5": None,
+    "method=swav augment.small_crops=1 augment.small_crop_size=4 model.patch_size=4": None,
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_a_setting_without_effect_is_said_to_have_none(case: str) -> None:
+    options = [word for setting in words(case) for word in ("--set", setting)]
+    result = CliRunner().invoke(main, ["train", "--dry-run", *options])
+    assert result.exit_code == 0, result.output
+    expected = WITHOUT_EFFECT[case]
+    told = [line for line in result.stderr.splitlines() if "no effect" in line]
+    assert len(told) == (expected is not None)
+    assert expected is None or re.search(f"^warning: .*{expected}", told[0])

@@ -63,7 +63,7 @@ class Quiet:
 def go(out: Path, reporter: Quiet | None = None, resume: bool = False, **settings: Any) -> tuple[Outcome, Run]:
     config: Config = resolve("digits", TINY, {name.replace("__", "."): value for name, value in settings.items()})
     with process_group("cpu") as ranks:
-        setup = prepare(config, open_dataset(config.data), ranks)
+        setup = prepare(config, open_dataset(config.data), ranks, resumed=resume)
         outcome = train(setup, out, reporter or Quiet(), checkpoints.latest(out) if resume else None)
     return outcome, Run(out)
 
@@ -257,9 +257,19 @@ def test_the_backbone_loads_into_a_plain_timm_model(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_named_before_anything_is_removed(tmp_path: Path) -> None:
     go(tmp_path / "r", checkpoint__keep=0)
     shutil.rmtree(tmp_path / "r/checkpoints/00000024")
-    (tmp_path / "r/checkpoints/00000020/model.safetensors").write_bytes(b"torn")
-    with pytest.raises(InputError, match="00000020 is damaged"):
-        go(tmp_path / "r", resume=True)
+    last = tmp_path / "r/checkpoints/00000020"
+    state = json.loads((last / "state.json").read_text())
+    state["optimizer"]["param_groups"] = []
+    for name, content, message in (
+        ("state.json", json.dumps(state).encode(), "00000020 does not fit the configuration"),
+        ("model.safetensors", (last / "backbone.safetensors").read_bytes(), "00000020 does not fit the configuration"),
+        ("model.safetensors", b"torn", "00000020 is damaged"),
+    ):
+        kept = (last / name).read_bytes()
+        (last / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            go(tmp_path / "r", resume=True)
+        (last / name).write_bytes(kept)
     run = Run(tmp_path / "r")
     assert len(run["gradients.norm"]) == 24
     assert [each["status"] for each in run.header["attempts"]] == ["completed"]

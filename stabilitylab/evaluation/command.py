@@ -17,6 +17,7 @@ from stabilitylab.disk.atomic import write_json
 from stabilitylab.errors import InputError
 from stabilitylab.evaluation.features import features_of, method_of
 from stabilitylab.evaluation.judge import Judging, judge
+from stabilitylab.findings import to_json
 from stabilitylab.parameters import validated
 from stabilitylab.run import Run
 from stabilitylab.settings import flatten, parse_settings
@@ -27,6 +28,9 @@ from stabilitylab.training.weights import find
 
 __all__ = ["evaluate"]
 
+USED = ("data", "model", "method")
+"""Sections of the configuration that say what is judged, and on what."""
+
 
 def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bool) -> None:
     """Judge weights and print a table or JSON; a run keeps the result in ``evaluations``.
@@ -34,7 +38,7 @@ def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bo
     Args:
         path: a run, a checkpoint folder, or a published checkpoint.
         data: other images than those of the run.
-        settings: ``key=value``: fields of `Judging`, or of the configuration.
+        settings: ``key=value``: fields of `Judging`, or of the configuration (`USED`).
         as_json: whether to print JSON.
 
     Raises:
@@ -44,6 +48,12 @@ def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bo
     words = parse_settings(settings)
     own = {name: words.pop(name) for name in list(words) if "." not in name}  # the others are of the configuration
     judging = validated(Judging, own, "evaluate")
+    idle = [name for name in words if name.partition(".")[0] not in USED and name != "train.device"]
+    if idle:
+        raise InputError(
+            f"{idle[0]} has no effect on an evaluation, which takes {', '.join(Judging.model_fields)}, and of the "
+            f"configuration the settings of {', '.join(USED)}, and train.device"
+        )
     config = _config(trained.run, data, words)
     say = (lambda _: None) if as_json else (lambda text: click.echo(text, err=True))
     with process_group(config.train.device) as ranks:
@@ -64,7 +74,7 @@ def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bo
         folder.mkdir(exist_ok=True)
         write_json(folder / f"{trained.step or 0:08d}-{now:%Y%m%d-%H%M%S}.json", result)
     if as_json:
-        click.echo(json.dumps(result, indent=1))
+        click.echo(json.dumps(to_json(result), indent=1, allow_nan=False))
     else:
         _tell(result)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -23,19 +23,22 @@ __all__ = ["Judging", "judge"]
 
 CONFIDENCE = 0.95
 
+Some = Field(min_length=1)
+"""At least one of a list."""
+
 
 class Judging(Parameters):
     """How a backbone is judged."""
 
     knn: bool = True
     """Whether nearest neighbors vote."""
-    k: tuple[PositiveInt, ...] = (1, 10, 20, 100, 200)
+    k: Annotated[tuple[PositiveInt, ...], Some] = (1, 10, 20, 100, 200)
     """Numbers of neighbors; those larger than the training set are left out."""
-    temperature: tuple[float, ...] = (0.02, 0.07, 0.2)
+    temperature: Annotated[tuple[PositiveFloat, ...], Some] = (0.02, 0.07, 0.2)
     """A neighbor votes with exp(cosine / temperature)."""
     linear: bool = True
     """Whether linear classifiers are trained by SGD."""
-    rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    rates: Annotated[tuple[PositiveFloat, ...], Some] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     """Their learning rates per 256 samples."""
     epochs: PositiveInt = 90
     """Passes over the training images."""
@@ -66,7 +69,7 @@ def judge(train: Features, held_out: Features, judging: Judging, told: Callable[
         told: hears what is being done.
 
     Raises:
-        InputError: if the training images are of fewer than two classes.
+        InputError: if the training images are of fewer than two classes, or fewer than each number of neighbors.
     """
     if len(train.labels.unique()) < 2:
         raise InputError("the training images are all of one class; at least two are needed to judge a backbone")
@@ -105,7 +108,12 @@ def _accuracy(name: str, right: Tensor, about: dict[str, Any]) -> dict[str, Any]
 def _knn(
     train: Features, held_out: Features, fit: Features, check: Features, classes: int, judging: Judging
 ) -> dict[str, Any]:
-    ks = [each for each in judging.k if each <= len(fit.labels)] or [1]
+    ks = [each for each in judging.k if each <= len(fit.labels)]
+    if not ks:
+        raise InputError(
+            f"evaluate.k is {list(judging.k)}, but no more than {len(fit.labels)} training images can be neighbors, as "
+            "the others choose among these numbers"
+        )
     grid = [(k, temperature) for k in ks for temperature in judging.temperature]
 
     def right(bank: Features, queries: Features) -> dict[tuple[int, float], Tensor]:

@@ -53,6 +53,10 @@ class Model(Parameters):
                 f"no model is named so{hint} (available: {', '.join(SIZES)}, and timm's: python -c "
                 '"import timm; print(timm.list_models())")'
             )
+        model, _, tag = name.partition(".")
+        tags = [str(each).partition(".")[2] for each in timm.list_pretrained(f"{model}.*")]
+        if tag and tag not in tags:
+            raise ValueError(f"timm has no {model} with the tag {tag!r} (available: {', '.join(tags) or 'none'})")
         return name
 
 

@@ -106,7 +106,7 @@ def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> in
     if resume is None and (folder / "run.json").exists():
         raise InputError(f"{folder} holds a run already; choose another folder with --out, or --resume it")
     with process_group(config.train.device) as ranks:
-        setup = prepare(config, open_dataset(config.data), ranks)
+        setup = prepare(config, open_dataset(config.data), ranks, resumed=last is not None)
         if last is not None and last.step >= setup.total:
             raise InputError(f"{folder} is complete: {last.step} of {setup.total} steps were done")
         with _reporter(setup, folder, last.step if last else 0, ranks.rank == 0) as reporter:

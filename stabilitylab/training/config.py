@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, SerializeAsAny, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from stabilitylab import plugins
 from stabilitylab.errors import InputError
@@ -55,6 +55,12 @@ class Train(Parameters):
     """What to do when the loss is not finite."""
     deterministic: bool = False
     """Choose deterministic kernels on a GPU too, which is slower; the CPU's are."""
+
+    @field_validator("initial")
+    @classmethod
+    def _absolute(cls, initial: Path | None) -> Path | None:
+        """Say of the run where its weights came from, wherever it is read."""
+        return None if initial is None else initial.expanduser().absolute()
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:

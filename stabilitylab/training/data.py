@@ -115,6 +115,10 @@ def open_dataset(data: Data) -> Dataset:
             train = Images(train_arrays[0], (), train_arrays[1])
             held_out = Images(held_out_arrays[0], (), held_out_arrays[1])
         dataset = _from_arrays(data, kind, train, held_out, classes)
+    if not len(dataset.train):
+        raise InputError(
+            f"{dataset.name} has {len(dataset.held_out)} image, which is held out: none is left to train on."
+        )
     if len(dataset.train) < data.batch_size:
         raise InputError(
             f"{dataset.name} has {len(dataset.train):,} training images, fewer than one batch: data.batch_size is "

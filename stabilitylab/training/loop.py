@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import signal
@@ -34,7 +35,7 @@ from stabilitylab.training.data import Dataset
 from stabilitylab.training.distributed import Ranks, mean_over_ranks
 from stabilitylab.training.fixed_images import fixed_images
 from stabilitylab.training.injections import Injections, Training
-from stabilitylab.training.refusals import refuse_crops, refuse_rules
+from stabilitylab.training.refusals import refuse_crops, refuse_rules, without_effect
 from stabilitylab.training.stabilizers import Stabilizers
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
     "trainable",
     "update",
 ]
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -103,8 +106,14 @@ class Setup:
         return {name: not (self.data.unlabeled and kinds[name].needs_labels) and value for name, value in asked.items()}
 
 
-def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
+def prepare(config: Config, data: Dataset, ranks: Ranks, resumed: bool = False) -> Setup:
     """Build everything that a training needs; fails here rather than in the middle.
+
+    Args:
+        config: all settings.
+        data: the images.
+        ranks: the processes.
+        resumed: whether the weights come from a checkpoint, so that those of ``train.initial`` need not be there.
 
     Raises:
         InputError: if sizes do not fit each other or the data.
@@ -122,7 +131,7 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     images = Images(len(data.train), len(data.classes) if data.train.labels is not None else 0, config.data.batch_size)
     crops = (config.augment.side(2, size),) if config.augment.small_crops else ()
     method = kind(config.method, lambda: backbone.build(config.model, size, channels, crops), images).to(ranks.device)
-    if config.train.initial is not None:
+    if config.train.initial is not None and not resumed:
         weights.find(config.train.initial).load(method)
     named = {name: each for name, each in method.named_parameters() if each.requires_grad}
     total = config.num_steps(data.steps_per_epoch)
@@ -131,6 +140,8 @@ def prepare(config: Config, data: Dataset, ranks: Ranks) -> Setup:
     groups = optimizers.groups_of(config.optimizer, named, layers)
     optimizer: Any = optimizers.build(config.optimizer, groups, config.data.batch_size)
     optimizer.stabilizers = Stabilizers(config.stabilize, named, layers, optimizer)
+    for told in without_effect(config, optimizer) if ranks.rank == 0 else ():
+        log.warning(told)
     return Setup(
         config,
         data,
@@ -170,12 +181,14 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
     first = resume.step if resume else 0
     state = checkpoints.load(resume) if resume else None  # before the run is touched
     model, scaler = trainable(setup)
+    if state and resume:
+        _restore(state, resume.path, setup, scaler)
     recorder = recorder_of(setup, out, first, scaler=scaler)
     stream = stream_of(setup, first)
     started = time.perf_counter()
     with recorder, closing(stream), noted_signals() as signals:
         if state:
-            _restore(state, setup, recorder, scaler)
+            recorder.load_state({name: value.to(ranks.device) for name, value in state.probes.items()})
         for batch in stream:
             output = gradients(setup, model, scaler, batch)
             stop = torch.tensor(float(bool(signals)), device=ranks.device)
@@ -226,6 +239,9 @@ def gradients(setup: Setup, model: nn.Module, scaler: torch.amp.GradScaler, batc
         output = model(batch.views, batch.step / setup.total, batch.indices, batch.labels)
     optimizer.zero_grad()
     scaler.scale(output.loss).backward()
+    after_backward: Any = getattr(setup.method, "after_backward", None)  # not every method drops gradients
+    if after_backward is not None:
+        after_backward(batch.step)
     setup.injections.after()
     scaler.unscale_(optimizer)
     return output
@@ -336,10 +352,13 @@ def _save(out: Path, done: int, setup: Setup, recorder: Recorder, scaler: torch.
     checkpoints.save(out, state, method.backbone.state_dict(), setup.timm_arguments, keep)
 
 
-def _restore(state: checkpoints.State, setup: Setup, recorder: Recorder, scaler: torch.amp.GradScaler) -> None:
-    setup.method.load_state_dict(state.model)
-    setup.optimizer.load_state_dict(dict(state.optimizer))
-    if state.scaler:
-        scaler.load_state_dict(dict(state.scaler))
-    setup.stabilizers.load_state(state.probes)
-    recorder.load_state({name: value.to(setup.ranks.device) for name, value in state.probes.items()})
+def _restore(state: checkpoints.State, path: Path, setup: Setup, scaler: torch.amp.GradScaler) -> None:
+    try:
+        setup.method.load_state_dict(state.model)
+        setup.optimizer.load_state_dict(dict(state.optimizer))
+        if state.scaler:
+            scaler.load_state_dict(dict(state.scaler))
+        setup.stabilizers.load_state(state.probes)
+    except (RuntimeError, ValueError, KeyError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} does not fit the configuration of its run, or is damaged: {said[:300]}") from error
