@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import math
 import os
@@ -54,6 +55,10 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # since torch 2.14
+KEEP_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if NEW_NAME else "broadcast_buffers": False}
+"""No rank's buffers replace those of the others in a forward pass."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -213,7 +218,7 @@ def train(setup: Setup, out: Path, reporter: Reporter, resume: checkpoints.Check
 def trainable(setup: Setup) -> tuple[nn.Module, torch.amp.GradScaler]:
     """Return the method in train mode, wrapped where there are many processes, and the scaler of its loss."""
     ranks, method = setup.ranks, setup.method.train()
-    model = DistributedDataParallel(method, broadcast_buffers=False) if ranks.world > 1 else method
+    model = DistributedDataParallel(method, **KEEP_BUFFERS) if ranks.world > 1 else method
     return model, torch.amp.GradScaler(ranks.device.type, enabled=setup.config.train.precision == "fp16")
 
 
