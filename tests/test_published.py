@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
-from test_training import go
+from test_training import TINY, go
 from torch import Tensor, nn
 
 from stabilitylab.errors import InputError
@@ -221,3 +223,19 @@ def test_no_such_start_is_said(tmp_path: Path) -> None:
     (tmp_path / "r/checkpoints/00000002/backbone.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"is damaged: backbone\.safetensors cannot be read"):
         start(tmp_path / "r", model__dim=32, model__depth=2)
+
+
+def test_the_backbone_loads_into_a_plain_timm_model(tmp_path: Path) -> None:
+    go(tmp_path / "r", checkpoint__keep=1)
+    assert [path.name for path in (tmp_path / "r/checkpoints").iterdir()] == ["00000024"]
+    folder = tmp_path / "r/checkpoints/00000024"
+    model = timm.models.VisionTransformer(**json.loads((folder / "backbone.json").read_text()))
+    model.load_state_dict(load_file(folder / "backbone.safetensors"))
+    images = torch.randn(2, 1, 8, 8)
+    config = resolve("digits", TINY)
+    with process_group("cpu") as ranks:
+        setup = prepare(config, open_dataset(config.data), ranks)
+    setup.method.load_state_dict(load_file(folder / "model.safetensors"))
+    encode: Any = setup.method.eval().encode
+    torch.testing.assert_close(model.eval()(images), encode(images)["representation"], rtol=1e-4, atol=1e-5)
+    assert not list(folder.parent.glob(".*"))

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -236,22 +235,6 @@ def test_the_published_recipes_run_a_step(tmp_path: Path, preset: str) -> None:
 
 
 # ---- checkpoints
-
-
-def test_the_backbone_loads_into_a_plain_timm_model(tmp_path: Path) -> None:
-    go(tmp_path / "r", checkpoint__keep=1)
-    assert [path.name for path in (tmp_path / "r/checkpoints").iterdir()] == ["00000024"]
-    folder = tmp_path / "r/checkpoints/00000024"
-    model = timm.models.VisionTransformer(**json.loads((folder / "backbone.json").read_text()))
-    model.load_state_dict(load_file(folder / "backbone.safetensors"))
-    images = torch.randn(2, 1, 8, 8)
-    config = resolve("digits", TINY)
-    with process_group("cpu") as ranks:
-        setup = prepare(config, open_dataset(config.data), ranks)
-    setup.method.load_state_dict(load_file(folder / "model.safetensors"))
-    encode: Any = setup.method.eval().encode
-    torch.testing.assert_close(model.eval()(images), encode(images)["representation"], rtol=1e-4, atol=1e-5)
-    assert not list(folder.parent.glob(".*"))
 
 
 def test_a_damaged_checkpoint_is_named_before_anything_is_removed(tmp_path: Path) -> None:
