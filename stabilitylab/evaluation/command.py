@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from rich.table import Table
 from stabilitylab.disk.atomic import write_json
 from stabilitylab.errors import InputError
 from stabilitylab.evaluation.features import features_of, method_of
-from stabilitylab.evaluation.judge import Judging, judge
+from stabilitylab.evaluation.finetune import finetune
+from stabilitylab.evaluation.judge import Judging, judge, over_seeds
 from stabilitylab.findings import to_json
 from stabilitylab.parameters import validated
 from stabilitylab.run import Run
@@ -48,14 +49,15 @@ def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bo
     words = parse_settings(settings)
     own = {name: words.pop(name) for name in list(words) if "." not in name}  # the others are of the configuration
     judging = validated(Judging, own, "evaluate")
-    idle = [name for name in words if name.partition(".")[0] not in USED and name != "train.device"]
+    used = (*USED, "augment") if judging.finetune else USED
+    idle = [name for name in words if name.partition(".")[0] not in used and name != "train.device"]
     if idle:
         raise InputError(
             f"{idle[0]} has no effect on an evaluation, which takes {', '.join(Judging.model_fields)}, and of the "
-            f"configuration the settings of {', '.join(USED)}, and train.device"
+            f"configuration the settings of {', '.join(used)}, and train.device"
         )
     config = _config(trained.run, data, words)
-    say = (lambda _: None) if as_json else (lambda text: click.echo(text, err=True))
+    say: Callable[[str], None] = (lambda _: None) if as_json else (lambda text: click.echo(text, err=True))
     with process_group(config.train.device) as ranks:
         if ranks.world > 1:
             raise InputError("'stabilitylab evaluate' is for one process; start it without torchrun")
@@ -64,6 +66,10 @@ def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bo
         train, held_out = (features_of(method, dataset, which, ranks.device, say) for which in ("bank", "held_out"))
         with torch.random.fork_rng(devices=[]):
             rows = judge(train, held_out, judging, say)
+            if judging.finetune:
+                seeds, validation = judging.seeds, judging.validation
+                tuned = finetune(path, config, judging, seeds=seeds, validation=validation, ranks=ranks, told=say)
+                rows.append(over_seeds("fine-tuning", *tuned))
     now = datetime.now(UTC)
     result: dict[str, Any] = {
         "weights": str(path), "step": trained.step, "images": dataset.name, "training_images": len(train.labels),

@@ -14,12 +14,12 @@ from torch.nn.functional import normalize
 
 from stabilitylab.errors import InputError
 from stabilitylab.evaluation.features import Features
+from stabilitylab.evaluation.finetune import FineTuning
 from stabilitylab.evaluation.knn import neighbors, vote
 from stabilitylab.evaluation.linear import logistic_regression, train_linear
-from stabilitylab.parameters import Parameters
 from stabilitylab.stats import spectrum
 
-__all__ = ["Judging", "judge"]
+__all__ = ["Judging", "judge", "over_seeds"]
 
 CONFIDENCE = 0.95
 
@@ -27,7 +27,7 @@ Some = Field(min_length=1)
 """At least one of a list."""
 
 
-class Judging(Parameters):
+class Judging(FineTuning):
     """How a backbone is judged."""
 
     knn: bool = True
@@ -45,7 +45,7 @@ class Judging(Parameters):
     batch_size: PositiveInt = 1024
     """Samples in a step of the linear classifiers."""
     seeds: PositiveInt = 3
-    """So many times the linear classifiers are trained."""
+    """So many times the linear classifiers are trained, and the backbone fine-tuned."""
     logistic: bool = True
     """Whether a logistic regression is fitted, the quick way to nearly the same number."""
     ranks: bool = True
@@ -139,12 +139,23 @@ def _linear(
 
     scores = right(fit, check, judging.rates, 0).float().mean(dim=1)
     rate = judging.rates[int(scores.argmax())]
-    found = torch.stack([right(train, held_out, [rate], seed)[0] for seed in range(judging.seeds)]).float()
-    row = _accuracy("linear probe", found[0].bool(), {"rate": rate, "grid": dict(zip(map(str, judging.rates),
-                    scores.tolist(), strict=True))})  # fmt: skip
-    means = found.mean(dim=1)
-    sd = float(means.std()) if judging.seeds > 1 else None
-    return {**row, "seeds": judging.seeds, "mean_seeds": float(means.mean()), "sd_seeds": sd}
+    found = [right(train, held_out, [rate], seed)[0] for seed in range(judging.seeds)]
+    grid = dict(zip(map(str, judging.rates), scores.tolist(), strict=True))
+    return over_seeds("linear probe", found, {"rate": rate, "grid": grid})
+
+
+def over_seeds(name: str, right: Sequence[Tensor], about: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of what was trained with several seeds; the interval is over images, of the first one.
+
+    Args:
+        name: of the measure.
+        right: which images are classified rightly, shape (N,), with each seed.
+        about: what the row says besides.
+    """
+    means = torch.stack([each.float().mean() for each in right])
+    sd = float(means.std()) if len(right) > 1 else None
+    row = _accuracy(name, right[0], about)
+    return {**row, "seeds": len(right), "mean_seeds": float(means.mean()), "sd_seeds": sd}
 
 
 def _ranks(features: Tensor) -> list[dict[str, Any]]:

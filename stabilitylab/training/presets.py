@@ -48,9 +48,9 @@ def digits_unstable() -> dict[str, Any]:
     three it ties with others, in two block 0 comes first. Later blocks rise to 2 to 28 times; mostly their peak comes
     in the same step or up to 12 steps later, in one episode (seed 0, step 1,499) earlier. The loss follows with bumps
     of up to 0.5. One kNN dip of 7.5 points (seed 0, step 2,640; none with seed 1); otherwise falls of 1 to 3 points,
-    each within the curve's fluctuation but 0.6 to 0.7 on average, more than by chance (p = 0.024 and below 0.001). At
-    most four spikes of the first layer are matched in any one later layer, so whether it leads stays undecided within
-    one run: five are needed.
+    each within the curve's fluctuation but 0.6 to 0.7 on average, more than after spikes moved by up to 500 steps (p =
+    0.024 and below 0.001). At most four spikes of the first layer are matched in any one later layer, so whether it
+    leads stays undecided within one run: five are needed.
 
     Not seen: spikes at a learning rate of 1.2e-2 in 1,400 steps (98.6 %), nor with patches of 2 pixels up to 6e-3 in
     500 to 800. At 2.5e-2 and below nothing was tried for long. At 5e-2 the loss leaves its level for good at step

@@ -1,0 +1,166 @@
+"""Fine-tuning: the whole backbone is trained on with labels, and what it then recognizes of the held-out images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from stabilitylab import plugins
+from stabilitylab.errors import InputError
+from stabilitylab.evaluation.features import CHUNK
+from stabilitylab.parameters import Parameters
+from stabilitylab.settings import flatten
+from stabilitylab.training.config import Config, resolve
+from stabilitylab.training.data import Dataset, open_dataset
+from stabilitylab.training.distributed import Ranks
+from stabilitylab.training.fixed_images import images_at
+from stabilitylab.training.images import stratified, subset
+from stabilitylab.training.loop import prepare, train
+
+__all__ = ["FineTuning", "finetune"]
+
+FEWEST_STEPS = 8
+"""A small set is seen in so many batches an epoch at least."""
+
+
+class FineTuning(Parameters):
+    """How a backbone is fine-tuned; the defaults are those of a ViT-B (He et al., 2022, MAE), without its mixing."""
+
+    finetune: bool = False
+    """Whether the whole backbone is trained on with labels, which takes as long as a training of so many epochs."""
+    finetune_epochs: PositiveInt = 100
+    """Passes over the training images, of which a twentieth is warm-up."""
+    finetune_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-3, 4e-3, 1.6e-2)
+    """Learning rates of the last layer per 256 samples, of AdamW; the best one is chosen as for the linear probe."""
+    finetune_layer_decay: float = Field(0.65, gt=0, le=1)
+    """Factor on it from each layer to the one before it."""
+    finetune_drop_path: float = Field(0.1, ge=0, lt=1)
+    """Stochastic depth of the last block."""
+    finetune_weight_decay: float = Field(0.05, ge=0)
+    """Weight decay, but of norms, biases, tokens and positions."""
+
+
+def finetune(
+    weights: Path,
+    config: Config,
+    judging: FineTuning,
+    *,
+    seeds: int,
+    validation: float,
+    ranks: Ranks,
+    told: Callable[[str], None],
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return which of the held-out images are classified rightly with each seed, shape (N,), and how it was trained.
+
+    Args:
+        weights: a run, a checkpoint folder, or a published checkpoint.
+        config: the images and the backbone; augmented as these say.
+        judging: how.
+        seeds: so many, of the classifier, the order and the augmentation.
+        validation: part of the training images on which the learning rate is chosen, where there are several.
+        ranks: the process.
+        told: hears how far it is.
+
+    Raises:
+        InputError: if it makes no sense for this backbone, or no loss stays finite.
+    """
+    data = open_dataset(config.data.model_copy(update={"batch_size": 1}))
+    batch_size = max(1, min(config.data.batch_size, len(data.train) // FEWEST_STEPS))
+    recipe = _kept(config) | _recipe(weights, judging, batch_size)
+    rates, grid = judging.finetune_rates, {}
+    if len(rates) > 1:
+        check = stratified(data.train.labels, len(data.train), max(1, round(validation * len(data.train))))
+        fit = np.setdiff1d(np.arange(len(data.train)), check)
+        parts = replace(data, train=subset(data.train, fit), held_out=subset(data.train, check))
+        for number, rate in enumerate(rates, start=1):
+            told(f"fine-tuning: {judging.finetune_epochs} epochs, rate {rate:g} ({number} of {len(rates)})")
+            right = _trained(config.preset, recipe, rate, 0, parts, ranks, told, must=False)
+            grid[str(rate)] = float(right.float().mean()) if len(right) else 0.0
+    rate = max(rates, key=lambda each: grid.get(str(each), 0.0))
+    found = []
+    for seed in range(seeds):
+        told(f"fine-tuning: {judging.finetune_epochs} epochs, rate {rate:g}, seed {seed} ({seed + 1} of {seeds})")
+        found.append(_trained(config.preset, recipe, rate, seed, data, ranks, told))
+    return found, {"rate": rate, "grid": grid, "epochs": judging.finetune_epochs, "batch_size": batch_size}
+
+
+def _trained(
+    preset: str,
+    recipe: Mapping[str, Any],
+    rate: float,
+    seed: int,
+    data: Dataset,
+    ranks: Ranks,
+    told: Callable[[str], None],
+    must: bool = True,
+) -> Tensor:
+    """Return which of the held-out images are classified rightly, empty if the loss left the finite and it may."""
+    config = resolve(preset, recipe, {"optimizer.base_lr": rate, "train.seed": seed})
+    setup = prepare(config, replace(data, data=config.data), ranks)
+    with TemporaryDirectory() as folder:
+        outcome = train(setup, Path(folder) / "run", _Progress(setup.total, told))
+    if outcome.status == "interrupted":
+        raise KeyboardInterrupt
+    if outcome.status == "failed" and must:
+        raise InputError(f"fine-tuning failed: {outcome.message}; smaller evaluate.finetune_rates may do")
+    return torch.empty(0) if outcome.status == "failed" else _right(setup.method.eval(), data, ranks.device)
+
+
+def _kept(config: Config) -> dict[str, Any]:
+    """Return the settings of the images and the backbone."""
+    settings = flatten({key: config.to_json()[key] for key in ("data", "augment", "model", "train")})
+    own = ("data", "augment", "model")
+    chosen = {name: each for name, each in settings.items() if name.partition(".")[0] in own or name == "train.device"}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _recipe(weights: Path, judging: FineTuning, batch_size: int) -> dict[str, Any]:
+    """Return what is different from a pretraining."""
+    return {
+        "method.name": "supervised",
+        "augment.small_crops": 0,
+        "model.drop_path": judging.finetune_drop_path,
+        "data.batch_size": batch_size,
+        "optimizer.name": "adamw",
+        "optimizer.weight_decay": judging.finetune_weight_decay,
+        "optimizer.decay_all": False,
+        "optimizer.layer_decay": judging.finetune_layer_decay,
+        "schedule.name": "cosine",
+        "schedule.warmup_epochs": judging.finetune_epochs / 20,
+        "train.epochs": judging.finetune_epochs,
+        "train.initial": str(weights),
+        "record.self_check": 0,
+        "checkpoint.every": 0,
+    } | {f"probes.{name}": False for name in plugins.names("probes")}
+
+
+@torch.no_grad()
+def _right(method: Any, dataset: Dataset, device: torch.device) -> Tensor:
+    split, found = dataset.held_out, []
+    for rows in np.array_split(np.arange(len(split)), -(-len(split) // CHUNK)):
+        images = images_at(dataset, split, rows, device)
+        if images.labels is not None:
+            logits = method.projector(method.backbone(images.images)).cpu()
+            found.append((logits.argmax(dim=1) == images.labels)[images.labels >= 0])
+    return torch.cat(found)
+
+
+class _Progress:
+    """A reporter that says now and then how far the training is."""
+
+    def __init__(self, total: int, told: Callable[[str], None], seconds: float = 10.0) -> None:
+        self._total, self._told, self._seconds, self._said = total, told, seconds, time.monotonic()
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        if time.monotonic() - self._said >= self._seconds:
+            self._said = time.monotonic()
+            self._told(f"step {step + 1}/{self._total}  loss {numbers['loss']:.4f}")
