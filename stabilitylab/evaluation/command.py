@@ -67,9 +67,7 @@ def evaluate(path: Path, data: Path | None, settings: Sequence[str], as_json: bo
         with torch.random.fork_rng(devices=[]):
             rows = judge(train, held_out, judging, say)
             if judging.finetune:
-                seeds, validation = judging.seeds, judging.validation
-                tuned = finetune(path, config, judging, seeds=seeds, validation=validation, ranks=ranks, told=say)
-                rows.append(over_seeds("fine-tuning", *tuned))
+                rows.append(over_seeds("fine-tuning", *finetune(path, config, judging, ranks, say)))
     now = datetime.now(UTC)
     result: dict[str, Any] = {
         "weights": str(path), "step": trained.step, "images": dataset.name, "training_images": len(train.labels),

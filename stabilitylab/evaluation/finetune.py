@@ -1,4 +1,8 @@
-"""Fine-tuning: the whole backbone is trained on with labels, and what it then recognizes of the held-out images."""
+"""Fine-tuning: the whole backbone is trained on with labels, and what it then recognizes of the held-out images.
+
+The recipe is that of a ViT-B in He et al., 2022, Masked autoencoders are scalable vision learners (CVPR), without its
+mixing of images, and with the augmentation of the configuration.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from stabilitylab import plugins
 from stabilitylab.errors import InputError
 from stabilitylab.evaluation.features import CHUNK
-from stabilitylab.parameters import Parameters
 from stabilitylab.settings import flatten
 from stabilitylab.training.config import Config, resolve
 from stabilitylab.training.data import Dataset, open_dataset
@@ -26,36 +28,19 @@ from stabilitylab.training.fixed_images import images_at
 from stabilitylab.training.images import stratified, subset
 from stabilitylab.training.loop import prepare, train
 
-__all__ = ["FineTuning", "finetune"]
+if TYPE_CHECKING:
+    from stabilitylab.evaluation.judge import Judging
+
+__all__ = ["finetune"]
 
 FEWEST_STEPS = 8
 """A small set is seen in so many batches an epoch at least."""
 
 
-class FineTuning(Parameters):
-    """How a backbone is fine-tuned; the defaults are those of a ViT-B (He et al., 2022, MAE), without its mixing."""
-
-    finetune: bool = False
-    """Whether the whole backbone is trained on with labels, which takes as long as a training of so many epochs."""
-    finetune_epochs: PositiveInt = 100
-    """Passes over the training images, of which a twentieth is warm-up."""
-    finetune_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-3, 4e-3, 1.6e-2)
-    """Learning rates of the last layer per 256 samples, of AdamW; the best one is chosen as for the linear probe."""
-    finetune_layer_decay: float = Field(0.65, gt=0, le=1)
-    """Factor on it from each layer to the one before it."""
-    finetune_drop_path: float = Field(0.1, ge=0, lt=1)
-    """Stochastic depth of the last block."""
-    finetune_weight_decay: float = Field(0.05, ge=0)
-    """Weight decay, but of norms, biases, tokens and positions."""
-
-
 def finetune(
     weights: Path,
     config: Config,
-    judging: FineTuning,
-    *,
-    seeds: int,
-    validation: float,
+    judging: Judging,
     ranks: Ranks,
     told: Callable[[str], None],
 ) -> tuple[list[Tensor], dict[str, Any]]:
@@ -64,9 +49,7 @@ def finetune(
     Args:
         weights: a run, a checkpoint folder, or a published checkpoint.
         config: the images and the backbone; augmented as these say.
-        judging: how.
-        seeds: so many, of the classifier, the order and the augmentation.
-        validation: part of the training images on which the learning rate is chosen, where there are several.
+        judging: how; a learning rate is chosen where there are several, on a part of the training images.
         ranks: the process.
         told: hears how far it is.
 
@@ -78,7 +61,7 @@ def finetune(
     recipe = _kept(config) | _recipe(weights, judging, batch_size)
     rates, grid = judging.finetune_rates, {}
     if len(rates) > 1:
-        check = stratified(data.train.labels, len(data.train), max(1, round(validation * len(data.train))))
+        check = stratified(data.train.labels, len(data.train), max(1, round(judging.validation * len(data.train))))
         fit = np.setdiff1d(np.arange(len(data.train)), check)
         parts = replace(data, train=subset(data.train, fit), held_out=subset(data.train, check))
         for number, rate in enumerate(rates, start=1):
@@ -87,8 +70,10 @@ def finetune(
             grid[str(rate)] = float(right.float().mean()) if len(right) else 0.0
     rate = max(rates, key=lambda each: grid.get(str(each), 0.0))
     found = []
-    for seed in range(seeds):
-        told(f"fine-tuning: {judging.finetune_epochs} epochs, rate {rate:g}, seed {seed} ({seed + 1} of {seeds})")
+    for seed in range(judging.seeds):
+        told(
+            f"fine-tuning: {judging.finetune_epochs} epochs, rate {rate:g}, seed {seed} ({seed + 1} of {judging.seeds})"
+        )
         found.append(_trained(config.preset, recipe, rate, seed, data, ranks, told))
     return found, {"rate": rate, "grid": grid, "epochs": judging.finetune_epochs, "batch_size": batch_size}
 
@@ -123,7 +108,7 @@ def _kept(config: Config) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def _recipe(weights: Path, judging: FineTuning, batch_size: int) -> dict[str, Any]:
+def _recipe(weights: Path, judging: Judging, batch_size: int) -> dict[str, Any]:
     """Return what is different from a pretraining."""
     return {
         "method.name": "supervised",

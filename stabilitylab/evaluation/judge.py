@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 
 from stabilitylab.errors import InputError
 from stabilitylab.evaluation.features import Features
-from stabilitylab.evaluation.finetune import FineTuning
 from stabilitylab.evaluation.knn import neighbors, vote
 from stabilitylab.evaluation.linear import logistic_regression, train_linear
+from stabilitylab.parameters import Parameters
 from stabilitylab.stats import spectrum
 
 __all__ = ["Judging", "judge", "over_seeds"]
@@ -27,7 +27,7 @@ Some = Field(min_length=1)
 """At least one of a list."""
 
 
-class Judging(FineTuning):
+class Judging(Parameters):
     """How a backbone is judged."""
 
     knn: bool = True
@@ -54,6 +54,18 @@ class Judging(FineTuning):
     """At most so many images for the ranks."""
     validation: float = Field(0.1, gt=0, lt=1)
     """Part of the training images on which the best number of neighbors, temperature and learning rate are chosen."""
+    finetune: bool = False
+    """Whether the whole backbone is trained on with labels, which takes as long as a training of so many epochs."""
+    finetune_epochs: PositiveInt = 100
+    """Passes over the training images, of which a twentieth is warm-up."""
+    finetune_rates: Annotated[tuple[PositiveFloat, ...], Some] = (1e-3, 4e-3, 1.6e-2)
+    """Learning rates of the last layer per 256 samples, of AdamW; the best one is chosen as for the linear probe."""
+    finetune_layer_decay: float = Field(0.65, gt=0, le=1)
+    """Factor on it from each layer to the one before it."""
+    finetune_drop_path: float = Field(0.1, ge=0, lt=1)
+    """Stochastic depth of the last block."""
+    finetune_weight_decay: float = Field(0.05, ge=0)
+    """Weight decay, but of norms, biases, tokens and positions."""
 
 
 def judge(train: Features, held_out: Features, judging: Judging, told: Callable[[str], None]) -> list[dict[str, Any]]:
