@@ -20,6 +20,9 @@ FEW = 4
 BRIEF = 6
 """Of what lasts for more samples, not only the highest must stand out, but half of them by the smallest ratio."""
 
+FAR = 2.0
+"""Where a long spike settles so many standard deviations above its level, the level was wrong."""
+
 SETTLED = 4
 """The last of so many parts of a shift says where the series settles."""
 
@@ -43,8 +46,8 @@ def apart_from_shifts(
 ) -> Found:
     """Return the events by start, with the spikes that a shift has in it besides, and each shift as high as it settles.
 
-    What does not settle at the smallest ratio or above is no shift; and of a spike of half the patience that does not,
-    the level may have been taken for too low: what stands out of where it settles is left of it.
+    What does not settle at the smallest ratio or above is no shift. A spike of half the patience that settles between
+    it and the noise has lasted so long because its level was too low: what stands out of where it settles is left of it.
 
     Args:
         log: of a column.
@@ -63,7 +66,7 @@ def apart_from_shifts(
         first, last = int(found.start[shift]), int(found.stop[shift])
         settled, runs = _standing_out(log[first:], last - first + 1, float(spread[shift]), threshold, limits)
         stays_up = settled - level[shift] >= np.log(limits.min_ratio)
-        if stays_up and not found.lasting[shift]:
+        if not found.lasting[shift] and (stays_up or settled - level[shift] < FAR * spread[shift]):
             continue
         for start, stop in runs:
             rest = log.copy() if rest is log else rest
