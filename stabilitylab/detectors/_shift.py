@@ -47,7 +47,7 @@ def apart_from_shifts(
     """Return the events by start, with the spikes that a shift has in it besides, and each shift as high as it settles.
 
     What does not settle at the smallest ratio or above is no shift. A spike of half the patience that settles between
-    it and the noise has lasted so long because its level was too low: what stands out of where it settles is left of it.
+    it and the noise lasted because its level was too low: what stands out of where it settles is left of it.
 
     Args:
         log: of a column.
