@@ -147,7 +147,8 @@ def collapse_trials(
     values = -np.sort(-values[-LONGEST:], axis=1)
     length = len(values)
     told = {name: value for name, value in about.items() if name != "feature_std"}
-    log = np.log(np.maximum(values, np.finfo(float).tiny))
+    rounding = values[:, :1].max() * values.shape[1] * np.finfo(np.float32).eps ** 2
+    log = np.log(np.maximum(values, rounding))
     trend = pd.DataFrame(log).rolling(TREND, center=True, min_periods=1).median().to_numpy()
     alarms = 0
     for _ in range(CURVES):
