@@ -171,7 +171,8 @@ class TestTelling:
     def told(self, tmp_path, scales, deviation=None):
         rng = np.random.default_rng(0)
         features = [rng.standard_normal((SAMPLES, DIMENSIONS)) * scale for scale in scales]
-        frame = framed([np.linalg.eigvalsh(np.cov(each.T))[::-1] for each in features])
+        rows = [np.cov(each.T) for each in features]
+        frame = framed([np.linalg.eigvalsh(r)[::-1] if np.isfinite(r).all() else np.full(16, np.nan) for r in rows])
         writer = RunWriter(tmp_path / "run", {"layers": {"names": ["w"], "of": {"w": "w"}, "first": "w"}})
         writer.declare("spectrum.representation", list(frame.columns), samples=SAMPLES)
         writer.write("spectrum.representation", frame.index.to_numpy(), frame.to_numpy())
@@ -191,6 +192,11 @@ class TestTelling:
         assert "; 6 directions are dead from step 1,000 to the end." in told.sentence
         assert (told.verdict, told.numbers["collapses"], told.numbers["at_end"]) == ("complete", 2, True)
         assert (told.numbers["dead"], told.numbers["since"], told.numbers["until"]) == (16, 400, 650)
+
+    def test_a_spectrum_that_is_not_finite_ends_no_collapse(self, tmp_path):
+        told = self.told(tmp_path, [*[self.ALIVE] * 8, *[self.EQUAL] * 6, np.full(16, np.nan)])
+        assert "from step 400 to the end." in told.sentence
+        assert told.numbers["at_end"] is True
 
     def test_one_large_spectrum_makes_no_collapse_of_the_others(self, tmp_path):
         told = self.told(tmp_path, [*[self.ALIVE] * 10, 2000 * self.ALIVE, *[self.ALIVE] * 10])

@@ -238,6 +238,13 @@ def test_what_has_no_partner_counts_neither_in_means_nor_in_words(analyses):
     assert not any("not at all" in note for note in every.notes)
 
 
+def test_a_measure_that_no_pair_tells_is_not_recorded():
+    first = pd.DataFrame({"final_accuracy": [0.5, 0.6, 0.4]})
+    second = pd.DataFrame({"final_accuracy": [np.nan, np.nan, 0.7, 0.8]})
+    (row,) = contrast(first, second, [(0, 0), (1, 1)], ("a", "b"), 0)
+    assert (row["verdict"], row["runs_first"], row["pairs"]) == ("not recorded", 0, 0)
+
+
 def test_an_infinite_loss_is_no_zero_difference():
     first = pd.DataFrame({"final_loss": [0.5, 0.6, 0.4]})
     second = pd.DataFrame({"final_loss": [np.inf, np.inf, np.inf]})

@@ -68,6 +68,23 @@ def test_a_fine_tuned_backbone_tells_dark_from_bright(
     assert not torch.equal(one, other)
 
 
+def test_no_part_stays_frozen_and_nothing_is_said_of_small_crops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = {"augment__small_crops": 1, "augment__small_crop_size": 4, "model__patch_projection": "frozen"}
+    go(tmp_path / "r", train__steps=2, schedule__warmup_steps=1, method__name="dino", model__patch_size=4, **crops)
+    trained: list[Any] = []
+    train = module.train
+    monkeypatch.setattr(module, "train", lambda setup, *rest: (trained.append(setup), train(setup, *rest))[1])
+    done = evaluate(str(tmp_path / "r"), *(w for s in ("finetune_epochs=1", "seeds=1") for w in ("--set", s)))
+    assert done.exit_code == 0, done.output
+    assert "no effect" not in done.stderr
+    assert "fine-tuning: 1 epoch, rate" in done.stderr
+    weights = [setup.method.backbone.patch_embed.proj.weight for setup in trained]
+    assert len(weights) == 4
+    assert all(each.requires_grad for each in weights)
+
+
 def test_one_rate_is_not_chosen_and_what_fails_is_said(run: Path) -> None:
     quick = ("--set", "finetune_epochs=1", "--set", "seeds=1", "--json")
     done = evaluate(str(run), "--set", "finetune_rates=[0.01]", *quick)

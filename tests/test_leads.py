@@ -212,22 +212,22 @@ def test_a_first_layer_between_two_others_is_said_to_be_so():
 class TestOrigin:
     """Spikes of six layers within 20 steps of each other, 25 times, in 100 runs."""
 
-    def claims(self, onsets, peaks=None):
+    def claims(self, onsets, peaks=None, more=()):
         """Return how often each verdict is reached; ``onsets`` and ``peaks`` draw the times of the six layers."""
         rng = np.random.default_rng(0)
         layers = SimpleNamespace(first="a", names=list("abcdef"))
         frames = {"gradients.norm": pd.DataFrame(index=pd.RangeIndex(6000))}
         verdicts = Counter()
         for _ in range(100):
-            spikes = []
+            spikes = list(more)
             for at in range(200, 5200, 200):
                 times = onsets(rng)
                 later = times + 5 if peaks is None else peaks(rng)
                 both = zip("abcdef", at + times, at + later, strict=True)
                 spikes += [event(layer, int(onset), peak=int(peak)) for layer, onset, peak in both]
             known = Evidence(
-                SimpleNamespace(layers=layers), frames, (), tuple(group(spikes, "abcdef", 20)), pd.DataFrame(), {}, {},
-                {"alpha": 0.05, "episode_gap": 20},
+                SimpleNamespace(layers=layers), frames, tuple(spikes), tuple(group(spikes, "abcdef", 20)),
+                pd.DataFrame(), {}, {}, {"alpha": 0.05, "episode_gap": 20},
             )  # fmt: skip
             (found,) = tell_origin(known)
             verdicts[found.verdict] += 1
@@ -251,4 +251,6 @@ class TestOrigin:
         sooner = lambda rng: np.append(0, rng.integers(0, 12, 5))  # noqa: E731
         assert self.claims(sooner)["first layer"] >= 90
         assert self.claims(lambda rng: 12 - sooner(rng))["other layers"] >= 90
+        again = [event("a", at + 16, height=9.0) for at in range(200, 5200, 200)]  # taller than the first, and late
+        assert self.claims(sooner, more=again)["first layer"] >= 90
         assert self.claims(sooner, lambda rng: rng.integers(12, 20, 6))["first layer"] <= 5 + 2 * 2.2  # taller only

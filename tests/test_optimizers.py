@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from timm.optim import list_optimizers, param_groups_layer_decay
@@ -243,12 +244,18 @@ def test_what_a_checkpoint_cannot_hold_is_said_before_anything_is_written(tmp_pa
 
 def test_whatever_a_state_holds_comes_back() -> None:
     """Lists of tensors (Kron), dtypes (Adafactor), tuples, infinities, and keys that are no text."""
+    numbers = {"n": np.int64(3), "inf": -float("inf"), "step": torch.tensor(3.0), "no": None}
     state = {
-        "state": {0: {"Q": [torch.eye(2), torch.ones(3)], "inf": -float("inf"), "step": torch.tensor(3.0), "no": None}},
+        "state": {0: {"Q": [torch.eye(2), torch.ones(3)], **numbers}},
         "param_groups": [{"params": [0], "betas": (0.9, 0.99), "dtype": torch.bfloat16, "by": {1: torch.zeros(1)}}],
-    }  # fmt: skip
+        "rng_state": (3, (1, 2), None),
+        "of": {"x": torch.ones(2)},
+    }
     tensors, plain = pack(state)
     back = unpack(tensors, json.loads(json.dumps(plain, allow_nan=False)))
+    assert back["rng_state"] == state["rng_state"]
+    assert torch.equal(back["of"]["x"], torch.ones(2))
+    state["state"][0]["n"] = 3
     assert repr(back["param_groups"]) == repr(state["param_groups"])
     assert repr(sorted(back["state"][0].items())) == repr(sorted(state["state"][0].items()))
 

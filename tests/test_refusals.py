@@ -45,7 +45,7 @@ REFUSED = {
     "model=levit_128s": "cannot take images of 8 pixels: .*data.image_size",
     "model=vgg11 model.drop_path=0.1": "it may not take model.drop_path",
     "model=resnet19": "did you mean resnet18",
-    "model=resnet18.nosuch": r"timm has no resnet18 with the tag 'nosuch' \(available: .*a1_in1k",
+    "model=resnet18.nosuch": r"timm has no resnet18 with the tag 'nosuch' \(with weights: .*a1_in1k",
     "optimizer.weight_decay=inf": "optimizer.weight_decay was inf: Input should be a finite number",
     "method.temperature=inf": "method.temperature was inf",
     "method=directclr model.frozen=['patch_embed','blocks','norm','cls_token']": "leaves nothing to train",
@@ -143,6 +143,9 @@ WITHOUT_EFFECT = {
     "optimizer=sgd optimizer.betas=[0.9,0.95]": r"betas is \(0.9, 0.95\), which sgd does not have",
     "optimizer=adamw optimizer.momentum=0.5": "momentum is 0.5, which adamw does not have",
     "stabilize.clip=zclip stabilize.zclip_memory=0.9": None,
+    "optimizer=stableadamw optimizer.betas=[0.9,0.95]": None,
+    "optimizer=adafactor optimizer.betas=[0.9,0.95]": None,
+    "optimizer=lars optimizer.eps=1e-6": None,
     "optimizer=sgd optimizer.momentum=0.5": None,
     "method=swav augment.small_crops=1 augment.small_crop_size=4 model.patch_size=4": None,
 }

@@ -169,6 +169,12 @@ def test_layers_without_gradient_are_left_alone() -> None:
         found = stabilizers(ours, clip=clip)
         found.apply(0)
         assert len(found.coefficients) == len(found.labels)
+    elsewhere = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)).to("meta")  # any device that is not the CPU
+    for each in elsewhere[0].parameters():
+        each.grad = torch.ones_like(each)
+    found = stabilizers(elsewhere, clip="layer", stem_clip=1.0)
+    found.apply(0)
+    assert found.coefficients.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", ["stableadamw", *OF_TIMM])

@@ -20,7 +20,7 @@ VERDICTS: Mapping[str, str] = {
     "not decided": "chance alone makes such a difference too often",
     "too few runs": "no difference between so few runs could be told from chance",
     "equal": "the measure has the same value in all runs that are compared",
-    "not recorded": "a group has no run that tells it",
+    "not recorded": "a group has no run that tells it, or no pair of runs does",
 }
 """Verdict to its meaning; the second group is compared with the first."""
 
@@ -53,7 +53,7 @@ def contrast(
     for name in first.columns:
         one, other = first[name].to_numpy(dtype=float), second[name].to_numpy(dtype=float)
         whole = [(a, b) for a, b in pairs if not np.isnan(one[a]) and not np.isnan(other[b])]
-        if whole:
+        if pairs:
             one, other = one[[a for a, _ in whole]], other[[b for _, b in whole]]
         else:
             one, other = one[~np.isnan(one)], other[~np.isnan(other)]

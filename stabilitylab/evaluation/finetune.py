@@ -20,6 +20,7 @@ from torch import Tensor
 from stabilitylab import plugins
 from stabilitylab.errors import InputError
 from stabilitylab.evaluation.features import CHUNK
+from stabilitylab.phrasing import count
 from stabilitylab.settings import flatten
 from stabilitylab.training.config import Config, resolve
 from stabilitylab.training.data import Dataset, open_dataset
@@ -60,20 +61,19 @@ def finetune(
     batch_size = max(1, min(config.data.batch_size, len(data.train) // FEWEST_STEPS))
     recipe = _kept(config) | _recipe(weights, judging, batch_size)
     rates, grid = judging.finetune_rates, {}
+    passes = count(judging.finetune_epochs, "epoch")
     if len(rates) > 1:
         check = stratified(data.train.labels, len(data.train), max(1, round(judging.validation * len(data.train))))
         fit = np.setdiff1d(np.arange(len(data.train)), check)
         parts = replace(data, train=subset(data.train, fit), held_out=subset(data.train, check))
         for number, rate in enumerate(rates, start=1):
-            told(f"fine-tuning: {judging.finetune_epochs} epochs, rate {rate:g} ({number} of {len(rates)})")
+            told(f"fine-tuning: {passes}, rate {rate:g} ({number} of {len(rates)})")
             right = _trained(config.preset, recipe, rate, 0, parts, ranks, told, must=False)
             grid[str(rate)] = float(right.float().mean()) if len(right) else 0.0
     rate = max(rates, key=lambda each: grid.get(str(each), 0.0))
     found = []
     for seed in range(judging.seeds):
-        told(
-            f"fine-tuning: {judging.finetune_epochs} epochs, rate {rate:g}, seed {seed} ({seed + 1} of {judging.seeds})"
-        )
+        told(f"fine-tuning: {passes}, rate {rate:g}, seed {seed} ({seed + 1} of {judging.seeds})")
         found.append(_trained(config.preset, recipe, rate, seed, data, ranks, told))
     return found, {"rate": rate, "grid": grid, "epochs": judging.finetune_epochs, "batch_size": batch_size}
 
@@ -101,11 +101,15 @@ def _trained(
 
 
 def _kept(config: Config) -> dict[str, Any]:
-    """Return the settings of the images and the backbone."""
+    """Return the settings of the images and the backbone, of which no part stays frozen."""
     settings = flatten({key: config.to_json()[key] for key in ("data", "augment", "model", "train")})
-    own = ("data", "augment", "model")
-    chosen = {name: each for name, each in settings.items() if name.partition(".")[0] in own or name == "train.device"}
-    return {name: value for name, value in chosen.items() if value is not None}
+    left_out = ("augment.small_crop", "model.frozen", "model.patch_projection")
+    return {
+        name: value
+        for name, value in settings.items()
+        if (not name.startswith("train.") or name == "train.device")
+        and not (value is None or name.startswith(left_out))
+    }
 
 
 def _recipe(weights: Path, judging: Judging, batch_size: int) -> dict[str, Any]:

@@ -53,10 +53,14 @@ class Model(Parameters):
                 f"no model is named so{hint} (available: {', '.join(SIZES)}, and timm's: python -c "
                 '"import timm; print(timm.list_models())")'
             )
-        model, _, tag = name.partition(".")
-        tags = [str(each).partition(".")[2] for each in timm.list_pretrained(f"{model}.*")]
-        if tag and tag not in tags:
-            raise ValueError(f"timm has no {model} with the tag {tag!r} (available: {', '.join(tags) or 'none'})")
+        try:
+            timm.models.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:
+            model, _, tag = name.partition(".")
+            tags = [str(each).partition(".")[2] for each in timm.list_pretrained(f"{model}.*")]
+            raise ValueError(
+                f"timm has no {model} with the tag {tag!r} (with weights: {', '.join(tags) or 'none'})"
+            ) from error
         return name
 
 

@@ -127,8 +127,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "where spikes begin": Kind(
             "Which layers are hit first and tallest; told where a spike hits more than one layer.",
             {
-                "first layer": "most spikes begin in the first layer alone, and it comes before the others, not after",
-                "other layers": "most begin in other layers, and the first comes after the others, not before",
+                "first layer": "more begin in it alone than without it, and it comes before the others",
+                "other layers": "more begin without the first than in it alone, and it comes after the others",
                 "together": "most spikes begin in several layers at the same step",
                 "no single layer": "nothing of these can be claimed",
                 "too few events": FEW,

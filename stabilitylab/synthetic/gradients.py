@@ -85,8 +85,8 @@ def _random_spikes(given: Parameters) -> list[int]:
             found.append(step)
     if len(found) < given.random_spikes:
         raise InputError(
-            f"random_spikes is {given.random_spikes:,}, but {given.steps:,} steps have room for {len(found):,} "
-            f"that are spacing = {given.spacing:,} steps apart: ask for fewer or more steps, or set a smaller spacing"
+            f"random_spikes is {given.random_spikes:,}, but only {len(found):,} found room in {given.steps:,} steps, "
+            f"drawn at random and spacing = {given.spacing:,} apart: ask for fewer or more steps, or a smaller spacing"
         )
     return sorted(found)
 

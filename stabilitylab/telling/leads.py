@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stabilitylab.findings import Episode, Finding
+from stabilitylab.findings import Episode, Event, Finding
 from stabilitylab.leads import FEWEST, WIDTHS, depth_trend
 from stabilitylab.phrasing import count, ending, equals, joined, signed
 from stabilitylab.sampling import spacing
@@ -45,7 +45,8 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
     if tallest:
         top, top_count = tallest.most_common(1)[0]
         sentence += f" Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
-    sooner, later = zip(*(_sides(episodes, first, time) for time in ("onset", "peak")), strict=True)
+    hits = _first_hits(episodes, evidence.of("spike", series="gradients.norm"))
+    sooner, later = zip(*(_sides(hits, first, time) for time in ("onset", "peak")), strict=True)
     p_first = max(binomial_p(more, more + less) for more, less in zip(sooner, later, strict=True))
     p_other = max(binomial_p(more, more + less) for more, less in zip(later, sooner, strict=True))
     elsewhere = sum(first not in each.first_layers for each in episodes)
@@ -81,11 +82,23 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
     return [Finding("where spikes begin", sentence, verdict, numbers, method, parameters, events)]
 
 
-def _sides(episodes: Sequence[Episode], first: str, time: str) -> tuple[int, int]:
+def _first_hits(episodes: Sequence[Episode], spikes: Sequence[Event]) -> list[list[Event]]:
+    """Return the first spike of each layer that was hit in each episode; an episode itself keeps the tallest."""
+    found = []
+    for each in episodes:
+        hits = {event.label: event for event in each.events}
+        for event in spikes:
+            if each.start <= event.start <= each.stop and event.label in hits:
+                hits[event.label] = min(hits[event.label], event, key=lambda one: one.onset)
+        found.append(list(hits.values()))
+    return found
+
+
+def _sides(hits: Sequence[Sequence[Event]], first: str, time: str) -> tuple[int, int]:
     """Return in how many episodes the first layer comes before more of the other layers than after, and after more."""
     sides = Counter[int]()
-    for each in episodes:
-        times = {event.label: getattr(event, time) for event in each.events}
+    for each in hits:
+        times = {event.label: getattr(event, time) for event in each}
         if first in times:
             own = times[first]
             before, after = (sum(own < one for one in times.values()), sum(own > one for one in times.values()))

@@ -137,8 +137,8 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
             spread = collapse.deviation(evidence.run, name)
             detector = collapse.Detector(collapse.Parameters(**limits))
             counted = detector.count(frame, {**about, "feature_std": spread}).set_index("step")["dead"]
-            numbers |= _worst(events, counted, int(frame.index[-1]))
-            sentence = _collapses(events, counted, int(frame.index[-1]), place, of)
+            numbers |= _worst(events, counted)
+            sentence = _collapses(events, counted, place, of)
             if verdict == "complete" and spread is None:
                 sentence += " Or their scale shrank that much: spectrum.feature_std, which would tell, is not recorded."
         if "rank_last" in numbers:
@@ -147,20 +147,20 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def _worst(events: Sequence[Event], dead: pd.Series, end: int) -> dict[str, Any]:
+def _worst(events: Sequence[Event], dead: pd.Series) -> dict[str, Any]:
     """Return the numbers of the collapse with the most dead directions; of equal ones the last."""
     worst = min(events, key=lambda each: (int(each.label), -each.start))
     numbers = {"collapses": len(events), "dead": int(worst.height), "since": worst.start, "until": worst.stop}
-    numbers["at_end"] = max(each.stop for each in events) == end
+    numbers["at_end"] = max(each.stop for each in events) == int(dead.index[-1])
     return numbers | ({} if worst.label == "0" else {"dead_last": int(dead.loc[worst.stop])})
 
 
-def _collapses(events: Sequence[Event], dead: pd.Series, end: int, place: str, of: str) -> str:
+def _collapses(events: Sequence[Event], dead: pd.Series, place: str, of: str) -> str:
     """Say of up to three collapses what died and when, in the order of time."""
     clauses: list[str] = []
     told = [*events[:2], events[-1]] if len(events) > 3 else [*events]
     for each in told:
-        until = "to the end" if each.stop == end else f"to step {each.stop:,}"
+        until = "to the end" if each.stop == int(dead.index[-1]) else f"to step {each.stop:,}"
         complete, number, last = each.label == "0", int(each.height), int(dead.loc[each.stop])
         if clauses:
             what = "all embeddings become equal" if complete else f"{count(number, 'direction')} are dead"

@@ -127,8 +127,10 @@ def build(
     if config.name == "stableadamw":
         return _stable_adamw(config, given, lr)
     own: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
-    if config.name in ("momentum", "lars", "nlars"):
+    if config.name == "momentum":
         own = {}
+    elif "lars" in config.name or "larc" in config.name:
+        own = {"eps": config.eps}
     elif "lion" in config.name:
         own = {"betas": config.betas}
     elif "lamb" in config.name:  # it clips by itself, unseen; that is for `stabilize.clip`

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ __all__ = ["pack", "unpack"]
 
 TAG = "="
 """The key of what JSON cannot hold: ``{"=": "tensor", "of": name}``; no optimizer has a setting of this name."""
+
+FURTHER = "further."
+"""Before the names of tensors in what an optimizer keeps besides its states and groups, such as random numbers."""
 
 
 def pack(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -30,7 +34,9 @@ def pack(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for parameter, values in state["state"].items():
         plain[str(parameter)] = _part(values, f"{parameter}", tensors)
     groups = [_part(group, f"group.{number}", tensors) for number, group in enumerate(state["param_groups"])]
-    return tensors, {"state": plain, "param_groups": groups}
+    rest = {name: value for name, value in state.items() if name not in ("state", "param_groups")}
+    further = {name: _encode(value, f"{FURTHER}{name}", tensors) for name, value in rest.items()}
+    return tensors, {"state": plain, "param_groups": groups, "further": further}
 
 
 def _part(values: Mapping[str, Any], owner: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -42,6 +48,8 @@ def _part(values: Mapping[str, Any], owner: str, tensors: dict[str, Tensor]) -> 
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):  # JSON has no infinity
@@ -69,6 +77,7 @@ def unpack(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str,
     inside: set[str] = set()
     state = {int(owner): _whole(values, tensors, inside) for owner, values in plain["state"].items()}
     groups = [_whole(group, tensors, inside) for group in plain["param_groups"]]
+    further = {name: _decode(value, tensors, inside) for name, value in plain.get("further", {}).items()}
     for name in tensors.keys() - inside:
         owner, _, key = name.partition(".")
         if owner == "group":
@@ -76,7 +85,7 @@ def unpack(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str,
             groups[int(number)][key] = tensors[name]
         else:
             state.setdefault(int(owner), {})[key] = tensors[name]
-    return {"state": state, "param_groups": groups}
+    return {"state": state, "param_groups": groups, **further}
 
 
 def _whole(values: Mapping[str, Any], tensors: Mapping[str, Tensor], inside: set[str]) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def without_effect(config: Config, optimizer: torch.optim.Optimizer) -> list[str
         own, value = getattr(config, section), getattr(getattr(config, section), other.split(".")[1], None)
         if field in type(own).model_fields and value is not None and _changed(own, field) and not works(value):
             said.append(f"{name} is {getattr(own, field)}, which has no effect while {other} is {value}")
-    for field in ("betas", "eps", "momentum"):
-        if field not in optimizer.defaults and _changed(config.optimizer, field):
+    for field, names in (("betas", {"betas", "beta1"}), ("eps", {"eps", "eps1"}), ("momentum", {"momentum"})):
+        if not names & set(optimizer.defaults) and _changed(config.optimizer, field):
             value = getattr(config.optimizer, field)
             said.append(f"optimizer.{field} is {value}, which {config.optimizer.name} does not have: it has no effect")
     return said

@@ -65,6 +65,7 @@ class Stabilizers:
     ) -> None:
         self.config = config
         self._named, self._optimizer = dict(named), optimizer
+        self._device = next((each.device for each in named.values()), torch.device("cpu"))
         self._threshold = config.threshold or USUAL.get(config.clip, 0.0)
         members: dict[str, list[str]] = {}
         for name in named:
@@ -109,12 +110,13 @@ class Stabilizers:
         if self.config.clip == "none":
             return None
         if self.config.clip == "layer":
-            return torch.cat([_clip_to(self._gradients(names), self._threshold) for names in self._members.values()])
+            parts = [self._gradients(names) for names in self._members.values()]
+            return torch.cat([_clip_to(each, self._threshold, self._device) for each in parts])
         if self.config.clip == "agc":
             return self._clip_adaptively()
         gradients = self._gradients(list(self._named))
         if self.config.clip == "norm":
-            return _clip_to(gradients, self._threshold)
+            return _clip_to(gradients, self._threshold, self._device)
         total = torch.linalg.vector_norm(norms(gradients, double=True))
         factor, self._norm = zclip(
             total, self._norm.to(total), self._threshold, self.config.zclip_memory, self.config.zclip_warmup
@@ -122,7 +124,9 @@ class Stabilizers:
         return _scale(gradients, factor)
 
     def _clip_stem(self) -> Tensor | None:
-        return None if self.config.stem_clip is None else _clip_to(self._gradients(self._first), self.config.stem_clip)
+        if self.config.stem_clip is None:
+            return None
+        return _clip_to(self._gradients(self._first), self.config.stem_clip, self._device)
 
     def _clip_adaptively(self) -> Tensor:
         """Clip the gradient of each output unit relative to the norm of its weights (Brock et al., 2021)."""
@@ -154,10 +158,10 @@ def _memory(optimizer: torch.optim.Optimizer) -> tuple[dict[Tensor, Any], list[d
     return {each: copy.deepcopy(values) for each, values in optimizer.state.items()}, copy.deepcopy(groups)
 
 
-def _clip_to(gradients: Sequence[Tensor], limit: float) -> Tensor:
+def _clip_to(gradients: Sequence[Tensor], limit: float, device: torch.device) -> Tensor:
     """Scale gradients together to a norm at most, and return the factor, shape (1,); 1 where the norm is not finite."""
     if not gradients:
-        return torch.ones(1)
+        return torch.ones(1, device=device)
     total = torch.linalg.vector_norm(norms(gradients, double=True))
     factor = (limit / (total + 1e-6)).clamp(max=1.0)
     factor = torch.where(torch.isfinite(total), factor, torch.ones_like(factor))
