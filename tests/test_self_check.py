@@ -222,6 +222,17 @@ def every_other_step(net, optimizer, recorder, step):
     optimizer.step()
 
 
+def in_the_backward_pass(net, optimizer, recorder, step):
+    """The weights are updated without a gradient being left; the optimizer only counts."""
+    images, goals = batch(step)
+    loss = ((net(images) - goals) ** 2).mean()
+    with torch.no_grad():
+        for each, gradient in zip(net.parameters(), torch.autograd.grad(loss, [*net.parameters()]), strict=True):
+            each -= 0.05 * gradient
+    recorder.step(loss)
+    optimizer.step()
+
+
 @pytest.mark.parametrize(
     ("loop", "mistake", "says"),
     [
@@ -234,6 +245,7 @@ def every_other_step(net, optimizer, recorder, step):
         (before_the_last_micro_batch, "per-micro-batch", "more micro-batches were added"),
         (after_the_update, "late", "after optimizer.step: call it before"),
         (after_zero_grad, "no gradients", "before zero_grad"),
+        (in_the_backward_pass, "no gradients", "updated during the backward pass"),
         (every_other_step, "missed steps", "called 4 times for 8 steps of the optimizer"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -265,3 +277,22 @@ def test_the_analysis_says_it_first(tmp_path: Path) -> None:
     assert (wrong[0].kind, wrong[0].verdict) == ("recording", "clipped")
     assert "The total norm was 0.1 in each of 5 steps" in wrong[0].sentence
     assert "recording" not in {each.kind for each in right}
+
+
+def test_a_wrapper_without_groups_is_an_optimizer_of_which_less_is_known(tmp_path: Path) -> None:
+    class Noam:
+        def __init__(self, net: nn.Module) -> None:
+            self._inner = torch.optim.Adam(net.parameters())
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    wrapper = Noam(net)
+    with Recorder(tmp_path / "r", net, wrapper) as recorder:
+        for step in range(4):
+            net.zero_grad()
+            backward(net, step)
+            recorder.step()
+            wrapper._inner.step()
+    run = Run(tmp_path / "r")
+    assert len(run["gradients.norm"]) == 4
+    assert not any(name.startswith("adam.") for name in run.series)

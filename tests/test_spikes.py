@@ -323,3 +323,13 @@ def test_a_spike_out_of_a_trough_does_not_swallow_the_next(back):
     events = spike.Detector().detect("gradients.norm", pd.DataFrame(np.exp(log)), {})
     for label in range(20):
         assert [each.peak for each in events if each.label == str(label) and each.height > 3] == [500, 620]
+
+
+@pytest.mark.parametrize(("last", "told"), [(500, 0), (20, 1)])
+def test_a_layer_that_is_frozen_is_no_spike_but_one_that_breaks_first_is(last, told):
+    """NaN to the end where the other layer goes on: for hundreds of steps, or in the last ones before a crash."""
+    rng = np.random.default_rng(0)
+    values = np.exp(0.1 * rng.standard_normal((1000, 2)))
+    values[-last:, 0] = np.nan
+    events = spike.Detector().detect("gradients.norm", pd.DataFrame(values), {})
+    assert len([each for each in events if each.label == "0" and np.isinf(each.height)]) == told

@@ -72,6 +72,9 @@ class Probe(probe.Probe):
         target.need_trainable("adam")
         if target.optimizer is None:
             raise InputError("the probe 'adam' needs the optimizer: pass it to the recorder")
+        if not hasattr(target.optimizer, "param_groups"):
+            kind = type(target.optimizer).__name__
+            raise InputError(f"the probe 'adam' needs an optimizer of torch with param_groups, not a {kind}")
         self._optimizer = target.optimizer
         self._parameters = list(target.trainable.values())
         self._columns = {id(each): column for column, each in enumerate(self._parameters)}

@@ -35,7 +35,7 @@ class Probe(probe.Probe):
         self._before: float | None = None
 
     def _groups(self) -> list[str]:
-        groups = 0 if self.target.optimizer is None else len(self.target.optimizer.param_groups)
+        groups = len(getattr(self.target.optimizer, "param_groups", ()))  # a wrapper may hide them
         return ["lr"] if groups == 1 else [f"group_{index}" for index in range(groups)]
 
     def measure(self, step: probe.Step) -> probe.Measurement:
@@ -45,8 +45,8 @@ class Probe(probe.Probe):
         for name, value in (("loss", step.loss), ("scale", step.loss_scale)):
             if value is not None:
                 measured[f"training.{name}"] = value.reshape(1) if isinstance(value, torch.Tensor) else [float(value)]
-        if self.target.optimizer is not None:
-            rates = [float(group["lr"]) for group in self.target.optimizer.param_groups]
+        rates = [float(group["lr"]) for group in getattr(self.target.optimizer, "param_groups", ())]
+        if rates:
             if len(rates) != len(self.labels["training.lr"]):  # a group was added
                 self.labels = {**self.labels, "training.lr": self._groups()}
             measured["training.lr"] = rates

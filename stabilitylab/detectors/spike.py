@@ -93,7 +93,7 @@ class Detector:
     A spike is a single whitened residual, or a sum of three or six, that stands out of the noise. Level and scale come
     from the past alone and are frozen while a spike lasts; where the surroundings on both sides are louder (a burst of
     noise), more is asked for. NaN and inf are spikes of infinite height; zeros and negative values are missing, and so
-    is NaN before the first number of a column where other columns have one.
+    is NaN before the first number of a column where others have one, and for long after its last (a frozen layer).
     """
 
     series: ClassVar[tuple[str, ...]] = ("gradients.norm",)
@@ -362,7 +362,11 @@ def _log(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return log, broken, None
     known = np.isfinite(values)
     first = int(np.argmax(known)) if known.any() else len(values)
+    last = len(values) - int(np.argmax(known[::-1])) if known.any() else len(values)
     missing = known & (values <= 0)
+    ended = np.isnan(values[last:]) & recorded[last:]  # a layer that was frozen; what diverges does so everywhere soon
+    if len(ended) >= LONG and ended.all():
+        missing[last:] = True
     missing[:first] |= np.isnan(values[:first]) & recorded[:first]
     rows = np.flatnonzero(~missing)
     return log[rows], broken[rows], rows

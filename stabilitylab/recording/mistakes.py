@@ -81,6 +81,12 @@ def judge(seen: Sequence[Seen], many_ranks: bool = False) -> Verdict:
         )
     finite = [each for each in seen if np.isfinite(each.trusted).all()]
     compared = [each for each in finite if each.used is not None and np.isfinite(each.used).all()]
+    if compared and not any(each.used.any() or each.trusted.any() for each in compared):  # type: ignore[union-attr]
+        return Verdict(
+            "no gradients",
+            "All gradients were zero or missing, when recorder.step was called and in the steps of the optimizer: "
+            "weights that are updated during the backward pass, or by functions without .grad, leave none to record.",
+        )
     if not compared:
         return Verdict("not checked", "The self-check saw no step of the optimizer with finite gradients.")
     case = Case(finite, compared, many_ranks)
