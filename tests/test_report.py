@@ -333,6 +333,7 @@ def test_advice_is_tied_to_evidence_and_never_advises_what_is_done(rich):
     assert "bfloat16" in names_of(rich, train={"precision": "fp16"})
     assert "longer warm-up" in names_of(rich, schedule={"warmup_steps": 1500})
     assert "DirectCLR" not in names_of(rich, method={"name": "directclr"})
+    assert "clip" not in names_of(rich, stabilize={"clip": "zclip"})
 
 
 def test_collapse_calls_for_what_the_method_lacks(rich):

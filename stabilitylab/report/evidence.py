@@ -82,7 +82,8 @@ def beta2(case: Case) -> str | None:
 
 def clip(case: Case) -> str | None:
     """That spikes are tall, and nothing clips them."""
-    if case.setting("optimizer.name") == "stableadamw" or "gradients.clip" in case.analysis.run:
+    clipped = case.setting("stabilize.clip") not in (None, "none") or "gradients.clip" in case.analysis.run
+    if clipped or case.setting("optimizer.name") == "stableadamw":
         return None
     heights = [event.height for each in case.shared for event in each.events if math.isfinite(event.height)]
     tall = max(heights, default=0.0)
