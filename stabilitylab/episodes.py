@@ -12,7 +12,7 @@ from stabilitylab.findings import Episode, Event
 from stabilitylab.run import Run
 from stabilitylab.stats.lag import cluster
 
-__all__ = ["WIDTHS", "Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
+__all__ = ["CELLS", "WIDTHS", "Aftermath", "aftermath", "expected_followers", "follow", "group", "layer_magnitudes"]
 
 CELLS = 4_000_000
 """So many are read at once, but for a single layer that has more."""

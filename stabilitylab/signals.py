@@ -5,14 +5,14 @@ A curve is one column of numbers, so that many million steps fit; its events are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from stabilitylab.detectors import dip, spike
-from stabilitylab.episodes import layer_magnitudes
+from stabilitylab.episodes import CELLS, layer_magnitudes
 from stabilitylab.findings import Event
 from stabilitylab.run import Run
 from stabilitylab.sampling import spacing
@@ -97,8 +97,7 @@ def _layer_ratio(run: Run, series: str, labels: list[str], layer: str | None) ->
     """
     members = [each for each in run.layers.parameters(layer) if each in labels] if layer else []
     total, count, steps = np.zeros(0), np.zeros(0), None
-    for member in members:  # one at a time
-        column = run.read(series, [member])[member]
+    for column in _columns(run, series, members):
         values = column.to_numpy(dtype=float)
         known = np.isfinite(values)
         usual = float(np.median(values[known & (values > 0)])) if (known & (values > 0)).any() else 0.0
@@ -113,6 +112,15 @@ def _layer_ratio(run: Run, series: str, labels: list[str], layer: str | None) ->
         return None
     mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
     return pd.Series(np.sqrt(mean), steps, name=layer)
+
+
+def _columns(run: Run, series: str, names: list[str]) -> Iterator[pd.Series]:
+    """Yield columns of a series, the first one read alone, then so many together as hold no more than `CELLS`."""
+    at, size = 0, 1
+    while at < len(names):
+        frame = run.read(series, names[at : at + size])
+        yield from (frame[name] for name in names[at : at + size])
+        at, size = at + size, max(1, CELLS // max(len(frame), 1))
 
 
 def _rank(run: Run, tap: str) -> pd.Series | None:

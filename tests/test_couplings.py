@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stabilitylab import synthetic
+from stabilitylab import signals, synthetic
 from stabilitylab.analysis import analyze
 from stabilitylab.couplings import COLUMNS, couplings, onsets
 from stabilitylab.detectors import dip, spike
@@ -250,3 +250,13 @@ class TestSignals:
         analysis = analyze(write(tmp_path / "r", {}, layers))
         assert set(analysis.couplings["verdict"]) == {"not recorded"}
         assert "couplings" not in {each.kind for each in analysis.findings}
+
+
+def test_a_layer_of_many_tensors_is_the_same_however_many_are_read_together(tmp_path, monkeypatch):
+    synthetic.write(tmp_path / "r", layers=2, tensors=7, steps=300, spikes=(150,))
+    run = Run(tmp_path / "r")
+    labels, layer = run.about("gradients.norm")["labels"], run.layers.first
+    together = signals._layer_ratio(run, "gradients.norm", labels, layer)
+    monkeypatch.setattr(signals, "CELLS", 1)
+    pd.testing.assert_series_equal(signals._layer_ratio(run, "gradients.norm", labels, layer), together)
+    assert together.idxmax() == 150
