@@ -226,7 +226,7 @@ class TestOrigin:
                 both = zip("abcdef", at + times, at + later, strict=True)
                 spikes += [event(layer, int(onset), peak=int(peak)) for layer, onset, peak in both]
             known = Evidence(
-                SimpleNamespace(layers=layers), frames, tuple(spikes), tuple(group(spikes, "abcdef", 20)),
+                SimpleNamespace(layers=layers), frames, tuple(sorted(spikes)), tuple(group(spikes, "abcdef", 20)),
                 pd.DataFrame(), {}, {}, {"alpha": 0.05, "episode_gap": 20},
             )  # fmt: skip
             (found,) = tell_origin(known)
@@ -248,7 +248,9 @@ class TestOrigin:
         assert found["first layer"] + found["other layers"] <= 10 + 2 * 3  # two claims at five percent, of 100
 
     def test_the_first_layer_is_named_where_onsets_and_peaks_say_so(self):
-        sooner = lambda rng: np.append(0, rng.integers(0, 12, 5))  # noqa: E731
+        def sooner(rng):
+            return np.append(0, rng.integers(0, 12, 5))
+
         assert self.claims(sooner)["first layer"] >= 90
         assert self.claims(lambda rng: 12 - sooner(rng))["other layers"] >= 90
         again = [event("a", at + 16, height=9.0) for at in range(200, 5200, 200)]  # taller than the first, and late

@@ -81,7 +81,7 @@ def judge(seen: Sequence[Seen], many_ranks: bool = False) -> Verdict:
         )
     finite = [each for each in seen if np.isfinite(each.trusted).all()]
     compared = [each for each in finite if each.used is not None and np.isfinite(each.used).all()]
-    if compared and not any(each.used.any() or each.trusted.any() for each in compared):  # type: ignore[union-attr]
+    if compared and not any(np.any(each.used) or np.any(each.trusted) for each in compared):
         return Verdict(
             "no gradients",
             "All gradients were zero or missing, when recorder.step was called and in the steps of the optimizer: "

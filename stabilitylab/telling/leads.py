@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -83,12 +84,19 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
 
 
 def _first_hits(episodes: Sequence[Episode], spikes: Sequence[Event]) -> list[list[Event]]:
-    """Return the first spike of each layer that was hit in each episode; an episode itself keeps the tallest."""
+    """Return the first spike of each layer that was hit in each episode; an episode itself keeps the tallest.
+
+    Args:
+        episodes: any order.
+        spikes: of all layers, ordered by start.
+    """
     found = []
     for each in episodes:
         hits = {event.label: event for event in each.events}
-        for event in spikes:
-            if each.start <= event.start <= each.stop and event.label in hits:
+        first = bisect_left(spikes, each.start, key=lambda one: one.start)
+        last = bisect_right(spikes, each.stop, key=lambda one: one.start)
+        for event in spikes[first:last]:
+            if event.label in hits:
                 hits[event.label] = min(hits[event.label], event, key=lambda one: one.onset)
         found.append(list(hits.values()))
     return found
