@@ -53,7 +53,7 @@ class Recorder:
     Args:
         path: the run folder; must not hold a run yet, unless ``first_step`` is positive.
         model: any module, also compiled, in DistributedDataParallel, or sharded by ``fully_shard``. Parameters that
-            appear or begin to take a gradient later are recorded from then on.
+            appear or begin to take a gradient later are recorded from then on; those that are frozen later read 0.
         optimizer: gives the learning rate, Adam's moments, and the steps that the self-check watches.
         probes: name to parameters, or to False for none; a probe that is not named runs with its defaults. By
             default, every installed probe that can measure with what it is given.
@@ -121,6 +121,7 @@ class Recorder:
         given: dict[str, Any] = {"held_out": held_out, "inputs": inputs, "teacher": teacher}
         self._make_target = partial(make_target, model, self._optimizer, first_layer=first_layer, **given)
         self._target = self._make_target()
+        self._updated = self._parameters_of_optimizer()
         self._world = World(path, first_step, self._target.sharded)
         self._check = SelfCheck(self._target, self_check)
         self._rows, self._told = Rows(), 0
@@ -180,7 +181,7 @@ class Recorder:
         """
         if os.getpid() != self._process:
             return  # a copy in a forked process records nothing
-        if self.index == self._first or self.index % self._flush_steps == 0:
+        if self.index == self._first or self.index % self._flush_steps == 0 or self._trains_more():
             self._follow_parameters()
         if isinstance(loss, Tensor):
             loss = loss.detach()
@@ -224,18 +225,31 @@ class Recorder:
             self._backlog.say(self.index, **fields)
             self._mirrors.event(self.index, kind, text)
 
+    def _parameters_of_optimizer(self) -> int:
+        return sum(len(group["params"]) for group in getattr(self._optimizer, "param_groups", ()))
+
+    def _trains_more(self) -> bool:
+        """Tell, quickly, whether a frozen parameter thawed, or the optimizer was given others."""
+        return any(each.requires_grad for each in self._target.frozen) or (
+            self._updated != self._parameters_of_optimizer()
+        )
+
     def _follow_parameters(self) -> None:
         """Measure other parameters where the model has others now: unfrozen, added, replaced, materialized."""
-        now = [id(each) for each in self._target.model.parameters() if each.requires_grad and not is_lazy(each)]
-        if now == [id(each) for each in self._target.trainable.values()]:
+        self._updated = self._parameters_of_optimizer()
+        trained = dict.fromkeys(map(id, self._target.trainable.values()))
+        now = [each for each in self._target.model.parameters() if each.requires_grad or id(each) in trained]
+        if list(trained) == [id(each) for each in now if not is_lazy(each)]:
             return
-        self._target = self._make_target()
+        if self.index > self._first:
+            self._look(Step(self.index, self._target), settle=True)  # what the old probes know of the step before
+        self._target = self._make_target(trained=trained)
         self._check.finish()
         self._check = SelfCheck(self._target, self._check.steps)
         if self._instruments is not None:
             self._instruments.rebuild(self._target)
             layers = asdict(self._target.layers)
-            text = f"the model has {len(now)} trainable parameters now"
+            text = f"{len(self._target.trainable)} parameters are recorded now"
             self._say("parameters", text, layers=layers, left_out=self._instruments.left_out)
 
     def settle(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -78,6 +78,8 @@ class Target:
     """A module that follows the model and is no part of it: an exponential moving average, a momentum encoder."""
     taps: set[str] = field(default_factory=set)
     """Layers whose outputs, averaged over positions, are to be among the features: a probe adds what it reads."""
+    trained: Collection[int] = ()
+    """Identities of the parameters that took a gradient before, also if they are frozen now."""
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -87,8 +89,18 @@ class Target:
 
     @cached_property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that take a gradient, by name; without those of lazy modules that have no shape yet."""
-        return {name: each for name, each in self.parameters.items() if each.requires_grad and not is_lazy(each)}
+        """The parameters that take a gradient or did, by name; without those of lazy modules without a shape yet."""
+        return {
+            name: each
+            for name, each in self.parameters.items()
+            if (each.requires_grad or id(each) in self.trained) and not is_lazy(each)
+        }
+
+    @cached_property
+    def frozen(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that never took a gradient."""
+        known = {id(each) for each in self.trainable.values()}
+        return tuple(each for each in self.parameters.values() if id(each) not in known and not is_lazy(each))
 
     @cached_property
     def sharded(self) -> bool:
@@ -202,8 +214,11 @@ def make_target(
     held_out: HeldOut | None = None,
     inputs: Any = None,
     teacher: nn.Module | None = None,
+    trained: Collection[int] = (),
 ) -> Target:
     """Return the target of a model whose parameters are grouped into layers by their names.
+
+    ``trained`` are the identities of parameters that took a gradient before; the model may have lost some of them.
 
     Raises:
         InputError: if the parameters are pieces that nobody can put together again, or no layer is ``first_layer``.
@@ -216,7 +231,8 @@ def make_target(
         if hasattr(parameter, "ds_id"):
             raise InputError(f"the parameter {name} is partitioned by DeepSpeed ZeRO-3, which cannot be measured")
     labels = _labels(name for name, _ in model.named_parameters())
-    return Target(model, optimizer, layers_of(labels, first_layer), held_out, inputs, teacher)
+    trained = {id(each) for each in model.parameters()} & set(trained)
+    return Target(model, optimizer, layers_of(labels, first_layer), held_out, inputs, teacher, trained=trained)
 
 
 def _labels(names: Iterable[str]) -> list[str]:

@@ -171,28 +171,75 @@ def test_frozen_unused_and_tied_parameters(tmp_path: Path) -> None:
     assert frame[["unused.weight", "unused.bias"]].to_numpy().tolist() == [[0.0, 0.0]]
 
 
-def test_parameters_that_appear_thaw_or_are_replaced_are_recorded_from_then_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flush_steps", [1, 2, 50])
+def test_parameters_that_appear_thaw_or_are_replaced_are_recorded_from_then_on(
+    tmp_path: Path, flush_steps: int
+) -> None:
     net = model()
     net[0].requires_grad_(False)
-    with Recorder(tmp_path / "r", net, flush_steps=2) as recorder:
-        for step in range(8):
-            if step == 2:
+    optimizer = torch.optim.SGD([each for each in net.parameters() if each.requires_grad], 0.1)
+    with Recorder(tmp_path / "r", net, optimizer, flush_steps=flush_steps) as recorder:
+        for step in range(9):
+            if step == 3:
                 net[0].requires_grad_(True)
-            if step == 4:
+            if step == 5:
                 net.append(nn.Linear(3, 3))
-            if step == 6:
+                optimizer.add_param_group({"params": list(net[3].parameters())})
+            net.zero_grad()
+            loss_of(net, step).backward()
+            recorder.step()
+            optimizer.step()
+    run = Run(tmp_path / "r")
+    frame = run["gradients.norm"]
+    assert list(frame.columns) == ["0.weight", "0.bias", "2.weight", "2.bias", "3.weight", "3.bias"]
+    assert list(frame.index) == list(range(9))
+    assert frame["0.weight"].isna().tolist() == [True] * 3 + [False] * 6
+    assert frame["3.weight"].isna().tolist() == [True] * 5 + [False] * 4
+    assert (frame.iloc[5:] > 0).all(axis=None)
+    assert list(run["updates.ratio"].index) == list(range(9))
+    assert (run["updates.ratio"]["2.weight"] > 0).all()
+    assert run.layers.names == ("0", "2", "3")
+
+
+def test_replaced_parameters_are_recorded_from_the_next_flush_on(tmp_path: Path) -> None:
+    net = model()
+    with Recorder(tmp_path / "r", net, flush_steps=2) as recorder:
+        for step in range(4):
+            if step == 2:
                 net.load_state_dict({k: v.clone() for k, v in net.state_dict().items()}, assign=True)
             net.zero_grad()
             loss_of(net, step).backward()
             recorder.step()
+            expected = slow_norms(net)
+    frame = Run(tmp_path / "r")["gradients.norm"]
+    np.testing.assert_allclose(frame.iloc[-1], expected, rtol=1e-5)
+    assert (frame > 0).all(axis=None)
+
+
+def test_layers_trained_by_turns_have_every_row_and_zeros_while_frozen(tmp_path: Path) -> None:
+    net = model()
+    net[0].requires_grad_(False)
+    expected = []
+    with Recorder(tmp_path / "r", net, flush_steps=5) as recorder:
+        for step in range(12):
+            net[0].requires_grad_(step % 2 == 1)
+            net[2].requires_grad_(step % 2 == 0)
+            loss_of(net, step).backward()
+            recorder.step()
+            taking = [each for each in net.parameters() if each.requires_grad]
+            norms = {id(each): float(each.grad.norm()) for each in taking}
+            expected.append([norms.get(id(each), 0.0) for each in net.parameters()])
+            for each in taking[1:]:
+                each.grad = None  # the first keeps an old gradient while it is frozen
+            if step % 4 == 3:
+                net.zero_grad()
     run = Run(tmp_path / "r")
     frame = run["gradients.norm"]
-    assert list(frame.columns) == ["0.weight", "0.bias", "2.weight", "2.bias", "3.weight", "3.bias"]
-    assert list(frame.index) == list(range(8))
-    assert frame["0.weight"].isna().tolist() == [True] * 2 + [False] * 6
-    assert frame["3.weight"].isna().tolist() == [True] * 4 + [False] * 4
-    assert (frame.iloc[4:] > 0).all(axis=None)
-    assert run.layers.names == ("0", "2", "3")
+    assert list(frame.index) == list(range(12))
+    assert "lost" not in run.header
+    assert frame.iloc[0].isna().tolist() == [True, True, False, False]  # nothing was known of it yet
+    np.testing.assert_allclose(frame.iloc[1:], expected[1:], rtol=1e-5)
+    assert (frame.iloc[1:] == 0).any(axis=None)
 
 
 def test_lazy_modules_are_recorded_once_they_have_a_shape(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stabilitylab import probe
-from stabilitylab.norms import norms
+from stabilitylab.norms import gradients_of, norms
 
 __all__ = ["Probe"]
 
@@ -16,10 +16,10 @@ __all__ = ["Probe"]
 class Probe(probe.Probe):
     """Series ``gradients.norm`` (L2 norm), ``.max`` (largest absolute entry), ``.total``, ``.clip``.
 
-    ``norm`` and ``max`` have a column per tensor; a parameter without a gradient reads 0. ``total`` is the L2 norm
-    over all of them. ``clip`` is the coefficient by which clipping to the total norm that the loop named multiplies
-    the gradients, min(1, limit / (total + 1e-6)) as in torch; NaN where the total is. NaN and inf are kept as they
-    are. Norms are summed in float32 at least, and are those of whole tensors where these are sharded.
+    ``norm`` and ``max`` have a column per tensor; a parameter without a gradient, or frozen, reads 0. ``total`` is the
+    L2 norm over all of them. ``clip`` is the coefficient by which clipping to the total norm that the loop named
+    multiplies the gradients, min(1, limit / (total + 1e-6)) as in torch; NaN where the total is. NaN and inf are kept
+    as they are. Norms are summed in float32 at least, and are those of whole tensors where these are sharded.
     """
 
     fixed_schedule: ClassVar[bool] = True
@@ -41,8 +41,9 @@ class Probe(probe.Probe):
 
     def measure(self, step: probe.Step) -> probe.Measurement:
         """Return the norms and the largest entries, each of shape (number of tensors,), and what follows of them."""
-        known = [index for index, each in enumerate(self._parameters) if each.grad is not None]
-        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        found = gradients_of(self._parameters)
+        known = [index for index, each in enumerate(found) if each is not None]
+        gradients = [each for each in found if each is not None]
         if not gradients:
             return {}
         measured = {

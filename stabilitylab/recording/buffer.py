@@ -32,28 +32,31 @@ class Rows:
     """Rows as they were measured, on the device; emptied by every flush, so that nothing grows with the steps."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, tuple[str, ...]], list[tuple[int, Tensor | Sequence[float]]]] = {}
+        self._rows: dict[str, list[tuple[tuple[str, ...], list[tuple[int, Tensor | Sequence[float]]]]]] = {}
 
     def add(self, series: str, labels: Sequence[str], step: int, values: Tensor | Sequence[float]) -> None:
         """Keep one row; of a tensor a copy where it is a view of something that may change."""
-        self._rows.setdefault((series, tuple(labels)), []).append((step, values))
+        parts = self._rows.setdefault(series, [])
+        if not parts or parts[-1][0] != tuple(labels):
+            parts.append((tuple(labels), []))
+        parts[-1][1].append((step, values))
 
     @property
     def nbytes(self) -> int:
         """Bytes that the rows take on the device."""
-        rows = (values for rows in self._rows.values() for _, values in rows)
+        rows = (values for parts in self._rows.values() for _, rows in parts for _, values in rows)
         return sum(each.numel() * each.element_size() for each in rows if isinstance(each, Tensor))
 
     def take(self) -> list[Block]:
-        """Return all rows on the host, and forget them: one transfer."""
-        rows, self._rows = self._rows, {}
-        stacked = {key: _stack([value for _, value in of]) for key, of in rows.items()}
-        on_host = _transfer({key: values for key, values in stacked.items() if isinstance(values, Tensor)})
+        """Return all rows on the host, and forget them: one transfer, a block wherever the labels change."""
+        parts = [(series, *part) for series, of in self._rows.items() for part in of]
+        self._rows = {}
+        stacked = [_stack([value for _, value in rows]) for *_, rows in parts]
+        on_host = _transfer({at: values for at, values in enumerate(stacked) if isinstance(values, Tensor)})
         blocks = []
-        for (series, labels), values in stacked.items():
-            steps = np.asarray([step for step, _ in rows[series, labels]], dtype="int64")
-            array = on_host[series, labels] if isinstance(values, Tensor) else values
-            blocks.append(Block(series, labels, steps, array))
+        for at, ((series, labels, rows), values) in enumerate(zip(parts, stacked, strict=True)):
+            steps = np.asarray([step for step, _ in rows], dtype="int64")
+            blocks.append(Block(series, labels, steps, on_host[at] if isinstance(values, Tensor) else values))
         return blocks
 
 
