@@ -135,7 +135,7 @@ class Trial:
             )
         self._model.diagnostics = ("NAME",)  # type: ignore[assignment]
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
-        stabilizers = SimpleNamespace(labels=["total"], coefficients=torch.ones(1))
+        stabilizers = SimpleNamespace(labels={"coefficient": ["total"]}, latest={})
         self._optimizer.stabilizers = stabilizers  # type: ignore[attr-defined]
         cross_entropy(self._model(images), labels).backward()
         self._optimizer.step()

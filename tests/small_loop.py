@@ -75,7 +75,7 @@ def training(model: Model, optimizer: torch.optim.Optimizer, first: int, stop: i
         cosine = nn.functional.cosine_similarity(projection, positive).mean()
         outputs |= {"diagnostics.cosine": cosine}
         yield {"loss": loss, "outputs": outputs, "images": SAMPLES, "scalars": {"momentum": 0.99}}
-        optimizer.stabilizers.coefficients = torch.full((1,), 1 / (1 + step))
+        optimizer.stabilizers.latest = {"coefficient": torch.full((1,), 1 / (1 + step))}
         optimizer.step()
 
 
@@ -83,7 +83,7 @@ def build(seed: int = 0) -> tuple[Model, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     model = Model()
     optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    optimizer.stabilizers = SimpleNamespace(labels=["total"], coefficients=None)
+    optimizer.stabilizers = SimpleNamespace(labels={"coefficient": ["total"]}, latest={})
     return model, optimizer
 
 

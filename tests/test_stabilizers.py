@@ -53,8 +53,8 @@ def test_a_total_norm_is_clipped_as_torch_does(limit: float) -> None:
     found.apply(0)
     total = clip_grad_norm_(theirs.parameters(), limit)
     equal(ours, theirs)
-    assert found.labels == ["total"]
-    assert found.coefficients.tolist() == pytest.approx([min(1.0, limit / float(total))], rel=1e-5)
+    assert found.labels == {"coefficient": ["total"]}
+    assert found.latest["coefficient"].tolist() == pytest.approx([min(1.0, limit / float(total))], rel=1e-5)
 
 
 def test_layers_and_the_stem_are_clipped_apart() -> None:
@@ -64,9 +64,9 @@ def test_layers_and_the_stem_are_clipped_apart() -> None:
     norms = [float(clip_grad_norm_(theirs[at].parameters(), 2.0)) for at in range(3)]
     clip_grad_norm_(theirs[0].parameters(), 0.25)
     equal(ours, theirs)
-    assert found.labels == ["0", "1", "2", "stem"]
+    assert found.labels == {"coefficient": ["0", "1", "2", "stem"]}
     expected = [*(min(1, 2 / norm) for norm in norms), 0.25 / 2]
-    assert found.coefficients.tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.latest["coefficient"].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_adaptive_clipping_is_timms_and_tells_what_it_did() -> None:
@@ -77,8 +77,8 @@ def test_adaptive_clipping_is_timms_and_tells_what_it_did() -> None:
     adaptive_clip_grad(list(theirs.parameters()), 0.1)
     equal(ours, theirs)
     ratio = [float(a.norm() / b.norm()) for a, b in zip(gradients(ours), before, strict=True)]
-    assert found.labels == [name for name, _ in ours.named_parameters()]
-    assert found.coefficients.tolist() == pytest.approx(ratio, rel=1e-5)
+    assert found.labels == {"coefficient": [name for name, _ in ours.named_parameters()]}
+    assert found.latest["coefficient"].tolist() == pytest.approx(ratio, rel=1e-5)
     assert min(ratio) < 0.5
 
 
@@ -133,7 +133,7 @@ def test_huge_gradients_are_clipped_as_others_are(clip: str, unit: float) -> Non
             for each, gradient in zip(ours.parameters(), before, strict=True):
                 each.grad = gradient * (factor * scale)
             found.apply(step)
-        coefficients.append(found.coefficients)
+        coefficients.append(found.latest["coefficient"])
     torch.testing.assert_close(coefficients[1], coefficients[0], rtol=1e-3, atol=0)
     assert float(coefficients[0].min()) < 0.1
 
@@ -158,7 +158,7 @@ def test_what_is_not_finite_stays_so(clip: str, value: float) -> None:
     if clip == "layer":  # the other layers are clipped as ever
         assert float(ours[0].weight.grad.norm()) < 1.01
     if clip != "agc":
-        assert all(math.isfinite(each) for each in found.coefficients.tolist())
+        assert all(math.isfinite(each) for each in found.latest["coefficient"].tolist())
 
 
 def test_layers_without_gradient_are_left_alone() -> None:
@@ -168,13 +168,13 @@ def test_layers_without_gradient_are_left_alone() -> None:
     for clip in ("norm", "layer", "agc", "zclip"):
         found = stabilizers(ours, clip=clip)
         found.apply(0)
-        assert len(found.coefficients) == len(found.labels)
+        assert len(found.latest["coefficient"]) == len(found.labels["coefficient"])
     elsewhere = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)).to("meta")  # any device that is not the CPU
     for each in elsewhere[0].parameters():
         each.grad = torch.ones_like(each)
     found = stabilizers(elsewhere, clip="layer", stem_clip=1.0)
     found.apply(0)
-    assert found.coefficients.device.type == "meta"
+    assert found.latest["coefficient"].device.type == "meta"
 
 
 @pytest.mark.parametrize("name", ["stableadamw", *OF_TIMM])
@@ -214,6 +214,48 @@ def test_the_rate_rises_again_after_a_reset() -> None:
         assert found.rate_factor(step) == pytest.approx(expected), step
     # never so long that the whole rate is not reached
     assert stabilizers(model(), reset_every=100, reset_warmup=1000).rate_factor(199) > 0.99
+
+
+def test_what_stableadamw_does_to_the_update_of_each_tensor_is_told() -> None:
+    made = model()
+    config = Optimizer(name="stableadamw", lr=1e-2, weight_decay=0.0, betas=(0.9, 0.999))
+    optimizer = build_optimizer(config, list(made.parameters()), 256)
+    found = stabilizers(made, optimizer)
+    named = dict(made.named_parameters())
+    assert found.labels == {"update": list(named)}
+    clipped = 0
+    for step in range(8):
+        for name, each in named.items():
+            each.grad = torch.randn_like(each) * (30 if step == 5 and name == "0.weight" else 1)
+        named["2.bias"].grad = None
+        before = {name: each.detach().double() for name, each in named.items()}
+        found.apply(step)
+        optimizer.step()
+        told = dict(zip(found.labels["update"], found.latest["update"].tolist(), strict=True))
+        for name, each in named.items():
+            state = optimizer.state[each]
+            if name == "2.bias":
+                assert told[name] == 1
+                continue
+            whole = 1e-2 * state["exp_avg"].double() / (state["exp_avg_sq"].double().sqrt() + 1e-8)
+            change = before[name] - each.detach().double()
+            assert told[name] == pytest.approx(float(change.norm() / whole.norm()), rel=1e-3), (step, name)
+            clipped += told[name] < 1
+        if step == 5:
+            assert told["0.weight"] < 0.6
+    assert 0 < clipped < 8 * 5
+
+
+def test_resets_and_skipped_updates_are_told() -> None:
+    made = model()
+    optimizer = build_optimizer(Optimizer(name="stableadamw", lr=1e-2), list(made.parameters()), 256)
+    found = stabilizers(made, optimizer, reset_every=3)
+    told = []
+    for step in range(8):
+        found.apply(step)
+        told.append(found.latest["reset"][0])
+        assert found.latest["update"].isnan().all()  # no optimizer took a step
+    assert told == [0, 0, 0, 1, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("clip", ["norm", "agc"])

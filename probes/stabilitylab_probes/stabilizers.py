@@ -1,4 +1,4 @@
-"""What clipping did to the gradients of each step."""
+"""What clipping, of gradients and of updates, and resets of moments did in each step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ __all__ = ["Probe"]
 
 
 class Probe(probe.Probe):
-    """Series ``stabilizers.coefficient``: by what the gradients were multiplied, 1 where nothing was clipped.
+    """Series ``stabilizers.coefficient``, ``.update`` and ``.reset``, those of them that the training has.
 
-    A column for all gradients (``total``), each layer, each tensor, or the first layer alone (``stem``), as the
-    stabilizers of the training say, which are ``optimizer.stabilizers``: an object with ``labels`` and, after each
-    step, ``coefficients``. Seen at the next call and recorded at the step that made them.
+    ``coefficient``: by what the gradients were multiplied, 1 where nothing was clipped; a column for all of them
+    (``total``), each layer, each tensor, or the first layer alone (``stem``). ``update``: by what the optimizer itself
+    multiplied the update of a tensor; NaN where it made none. ``reset``: 1 where the moments were forgotten, else 0.
+
+    The training says so by ``optimizer.stabilizers``: an object with ``labels``, the name of a series without its
+    ``stabilizers.`` to its columns, and ``latest``, after each step, the same name to a value for each column. Seen at
+    the next call and recorded at the step that made it.
     """
 
     delay: ClassVar[int] = 1
@@ -26,14 +30,14 @@ class Probe(probe.Probe):
         super().__init__(parameters, target)
         self._seen_at: int | None = None
         self._stabilizers = getattr(target.optimizer, "stabilizers", None)
-        labels = [str(each) for each in getattr(self._stabilizers, "labels", ())]
+        labels = dict(getattr(self._stabilizers, "labels", {}))
         if not labels:
-            raise InputError("the probe 'stabilizers' needs an optimizer whose 'stabilizers' clip something")
-        self.labels = {"stabilizers.coefficient": labels}
-        self.about = {"stabilizers.coefficient": {"unit": "1"}}
+            raise InputError("the probe 'stabilizers' needs an optimizer whose 'stabilizers' do something")
+        self.labels = {f"stabilizers.{name}": [str(each) for each in columns] for name, columns in labels.items()}
+        self.about = {name: {"unit": "1"} for name in self.labels}
 
     def measure(self, step: probe.Step) -> probe.Measurement | None:
-        """Return the coefficients of the step before, or None where that was not seen, or was told already."""
-        found = getattr(self._stabilizers, "coefficients", None)
+        """Return what was done in the step before, or None where that was not seen, or was told already."""
+        latest = getattr(self._stabilizers, "latest", {})
         seen, self._seen_at = self._seen_at, step.index
-        return None if found is None or seen != step.index - 1 else {"stabilizers.coefficient": found}
+        return None if seen != step.index - 1 else {f"stabilizers.{name}": each for name, each in latest.items()}

@@ -21,6 +21,8 @@ LIMITS = MappingProxyType(
         "lead": "An order in time within one run is no cause: all layers share one backward pass. With fewer than "
         "five matched events, or with events in too few separate episodes, nothing can be claimed.",
         "order over depth": "A ranking over layers says nothing of how far they are apart; onsets are whole steps.",
+        "stabilizers": "Gradients are recorded before clipping: where it acted, the optimizer saw a smaller spike. "
+        "What would have happened without it, only a run without it tells.",
         "dips": "A fall shorter than the spacing of the measurements, or smaller than what the number of images can "
         "tell, is missed; the first 13 measurements only say how much the curve wanders. The kNN accuracy stands for "
         "the representation, not for a later task.",

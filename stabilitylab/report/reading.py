@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QUIET", "UNDECIDED", "number", "of", "tone"]
 
-QUIET = frozenset({"none", "together"})
+QUIET = frozenset({"none", "together", "acted", "never acted"})
 """Verdicts that say that nothing is wrong."""
 
 UNDECIDED = frozenset({"inconclusive", "not judged", "not recorded", "no single layer", "no better than chance"})

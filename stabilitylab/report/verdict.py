@@ -17,7 +17,7 @@ __all__ = ["divergence", "tone", "verdict"]
 
 TOLD = frozenset({
     "planted", "recording", "sampling", "divergence", "spikes", "where spikes begin", "lead", "order over depth",
-    "couplings", "dips", "after spikes", "collapse", "not judged",
+    "stabilizers", "couplings", "dips", "after spikes", "collapse", "not judged",
 })  # fmt: skip
 """Kinds of finding that the sentences know; of others they say the kind and its verdict."""
 

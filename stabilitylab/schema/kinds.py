@@ -192,6 +192,18 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             },
             ("gradients.norm",),
         ),
+        "stabilizers": Kind(
+            "What clipping and resets did, where the training had any and they were recorded.",
+            {"acted": "at least one of them did", "never acted": "none of them did"},
+            {
+                "clipped": "each kind of clipping: recorded steps, those in which it acted, part of all factors below "
+                "1, the column with most and its part, median and smallest such factor and where, gradient spikes in "
+                "which it acted, part of the other steps in which it did",
+                "resets": "times that the optimizer forgot its moments",
+                "after_reset": "gradient spikes that begin soon after one",
+                "after_reset_by_chance": "so many would if they came at any time",
+            },
+        ),
         "dips": Kind(
             "How often the kNN accuracy fell, and how many falls follow a spike.",
             {"dips": "at least one fall", "none": "none beyond its fluctuation", "not judged": NOT_JUDGED},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stabilitylab.findings import Finding
-from stabilitylab.telling import accuracy, couplings, drift, gradients, leads, planted, record, sampling
+from stabilitylab.telling import accuracy, couplings, drift, gradients, leads, planted, record, sampling, stabilizers
 from stabilitylab.telling.evidence import Evidence
 
 __all__ = ["Evidence", "tell"]
@@ -19,6 +19,7 @@ def tell(evidence: Evidence) -> list[Finding]:
         *gradients.tell_spikes(evidence),
         *leads.tell_origin(evidence),
         *leads.tell_lead(evidence),
+        *stabilizers.tell_stabilizers(evidence),
         *accuracy.tell_dips(evidence),
         *drift.tell_drift(evidence),
         *accuracy.tell_aftermath(evidence),

@@ -51,7 +51,7 @@ class Stabilize(Parameters):
 
 
 class Stabilizers:
-    """Those of one training; `coefficients` says by what the gradients were multiplied.
+    """Those of one training; `latest` says what each of them did in the last step.
 
     Args:
         config: what is done.
@@ -73,20 +73,37 @@ class Stabilizers:
         self._members = {layer: members[layer] for layer in layers.names if layer in members}
         self._first = self._members.get(layers.first, [])
         kinds = {"norm": ["total"], "zclip": ["total"], "layer": list(self._members), "agc": list(named)}
-        self.labels = [*kinds.get(config.clip, []), *(["stem"] if config.stem_clip else [])]
-        """The names of the coefficients: total, a layer, a tensor, and stem for the first layer alone."""
-        self.coefficients: Tensor | None = None
-        """Of the last step, in the order of the labels: 1 where nothing was clipped."""
+        clipped = [*kinds.get(config.clip, []), *(["stem"] if config.stem_clip else [])]
+        clips_updates = type(optimizer).__name__ == "StableAdamW"
+        possible = {
+            "coefficient": clipped,
+            "update": list(named) if clips_updates else [],
+            "reset": ["moments"] if config.reset_every else [],
+        }
+        self.labels = {name: columns for name, columns in possible.items() if columns}
+        """What is told of each step, and its columns.
+
+        ``coefficient``: by what gradients were multiplied, total, a layer, a tensor, or the first layer alone (stem).
+        ``update``: by what StableAdamW multiplied the update of a tensor. ``reset``: whether moments were forgotten.
+        """
+        self.latest: dict[str, Tensor | list[float]] = {}
+        """The same of the last step: a factor for each column, 1 where nothing was clipped; of a reset 0 or 1."""
+        if clips_updates:
+            optimizer.register_step_post_hook(self._see_update)
         self._norm = torch.zeros(3)  # ZClip's mean, variance, and number of steps seen
         self._new = _memory(optimizer)
 
     def apply(self, step: int) -> None:
         """Clip the gradients of a step, and forget the moments where it is time."""
-        parts = [self._clip(), self._clip_stem()]
-        found = [each for each in parts if each is not None]
-        self.coefficients = torch.cat(found) if found else None
-        if self.config.reset_every and step and step % self.config.reset_every == 0:
-            self._reset()
+        clipped = [each for each in (self._clip(), self._clip_stem()) if each is not None]
+        self.latest = {"coefficient": torch.cat(clipped)} if clipped else {}
+        if "update" in self.labels:  # known after the update, which a scaler may skip
+            self.latest["update"] = torch.full((len(self._named),), math.nan, device=self._device)
+        if "reset" in self.labels:
+            due = step > 0 and step % self.config.reset_every == 0
+            self.latest["reset"] = [float(due)]
+            if due:
+                self._reset()
 
     def rate_factor(self, step: int) -> float:
         """Return the factor on the learning rate after a reset."""
@@ -136,6 +153,20 @@ class Stabilizers:
         ratio = norms(self._gradients(with_gradient)) / before
         found = dict(zip(with_gradient, torch.where(before > 0, ratio, 1.0), strict=True))
         return torch.stack([found.get(name, before.new_ones(())) for name in self._named])
+
+    @torch.no_grad()
+    def _see_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Compute by what the update of each tensor was multiplied: by 1 / RMS of g / sqrt(v), if that is above 1.
+
+        With v after the update, as the optimizer has it: gradients and second moments are still those of this step.
+        """
+        factors = []
+        for each in self._named.values():
+            state, rms = optimizer.state.get(each, {}), torch.zeros((), device=self._device)
+            if each.grad is not None and "exp_avg_sq" in state:
+                rms = each.grad.square().div_(state["exp_avg_sq"].maximum(state["eps_sq"])).mean().sqrt()
+            factors.append(1 / rms.clamp(min=1))
+        self.latest["update"] = torch.stack(factors)
 
     def _reset(self) -> None:
         """Forget the moments (Huang et al., 2025, SPAM, arXiv 2501.06842).
