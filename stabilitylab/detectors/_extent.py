@@ -6,9 +6,17 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from stabilitylab.detectors._onset import WINDOW, half_rise
 from stabilitylab.findings import Event
 
 __all__ = ["Found", "apart", "describe", "extent_of", "ragged"]
+
+
+CLEAR = 12.0
+"""The onset of a spike of so many standard deviations is read off: noise does not move it."""
+
+NEAR = 12
+"""So are those of spikes that take more samples to their peak."""
 
 
 class Limits(Protocol):
@@ -115,6 +123,7 @@ def describe(
     extent: tuple[np.ndarray, np.ndarray],
     level: np.ndarray,
     scale: np.ndarray,
+    correlation: np.ndarray,
     patience: int,
 ) -> Found:
     """Return the events with their times and heights."""
@@ -136,6 +145,12 @@ def describe(
     onset = np.minimum.reduceat(np.where(up, sample, never), first)
     with np.errstate(invalid="ignore", divide="ignore"):
         score = np.where(infinite, np.inf, top / scale)
+    noisy = np.flatnonzero((score < CLEAR) & (peak - start <= NEAR) & (peak > WINDOW))
+    if len(noisy):
+        samples = peak[noisy, None] + np.arange(-WINDOW - 1, 1)
+        rises = log[samples] - level[noisy, None]
+        rises[broken[samples] | np.isnan(rises)] = 0.0
+        onset[noisy] = np.maximum(start[noisy], peak[noisy] + half_rise(rises, correlation[noisy], scale[noisy]))
     return Found(
         start,
         np.where(infinite, bad, onset),

@@ -40,7 +40,7 @@ def apart_from_shifts(
     log: np.ndarray,
     broken: np.ndarray,
     found: Found,
-    before: tuple[np.ndarray, np.ndarray, np.ndarray],
+    before: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     threshold: float,
     limits: SpikeLimits,
 ) -> Found:
@@ -57,7 +57,7 @@ def apart_from_shifts(
         threshold: of a single sample in standard deviations.
         limits: what a spike is.
     """
-    level, scale, spread = before
+    level, scale, spread, phi = before
     extents, levels, owners = [], [], []
     stay = np.ones(len(found.start), dtype=bool)
     rest = log
@@ -76,7 +76,13 @@ def apart_from_shifts(
             owners.append(shift)
         if stays_up:
             part = describe(
-                rest, broken, (found.start[[shift]], found.stop[[shift]]), level[[shift]], scale[[shift]], 0
+                rest,
+                broken,
+                (found.start[[shift]], found.stop[[shift]]),
+                level[[shift]],
+                scale[[shift]],
+                phi[[shift]],
+                0,
             )
             found.onset[shift], found.peak[shift] = part.onset[0], part.peak[0]
             found.rise[shift] = settled - level[shift]
@@ -87,7 +93,7 @@ def apart_from_shifts(
     if not extents:
         return found
     start, stop = np.array(extents, dtype=np.int64).T
-    spikes = describe(log, broken, (start, stop), np.array(levels), scale[owners], limits.patience)
+    spikes = describe(log, broken, (start, stop), np.array(levels), scale[owners], phi[owners], limits.patience)
     spikes.lasting[:] = False
     merged = [np.concatenate([whole[stay], part]) for whole, part in zip(found, spikes, strict=True)]
     order = np.argsort(merged[0], kind="stable")

@@ -305,8 +305,16 @@ class Detector:
             run = np.maximum(np.searchsorted(begins, stop, side="right") - 1, 0)
             stop = np.where(broken[stop], ends[run], stop)
         keep, start, stop = apart(at, start, stop, self.parameters)
-        found = describe(log, broken, (start, stop), level[keep], scale[keep], self.parameters.patience)
-        known = level[keep], scale[keep], before.spread()[block[keep]]
+        found = describe(
+            log,
+            broken,
+            (start, stop),
+            level[keep],
+            scale[keep],
+            before.autocorrelation[block[keep]],
+            self.parameters.patience,
+        )
+        known = level[keep], scale[keep], before.spread()[block[keep]], before.autocorrelation[block[keep]]
         return apart_from_shifts(log, broken, found, known, tail.threshold(self._rate(1)), self.parameters)
 
     @staticmethod
