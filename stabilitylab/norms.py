@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["gradients_of", "is_sharded", "local", "norms", "over_shards"]
+__all__ = ["is_sharded", "local", "norms", "over_shards"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -42,11 +42,6 @@ def norms(tensors: Sequence[Tensor], order: float = 2.0, *, double: bool = False
         places = sorted(range(len(pieces)), key=[i for members in groups.values() for i in members].__getitem__)
         found = found[torch.tensor(places, device=found.device)]
     return over_shards(found, tensors, order) if any(map(is_sharded, tensors)) else found
-
-
-def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor | None]:
-    """Return the gradient of each parameter; None of one that takes none now, whatever an earlier step left there."""
-    return [each.grad if each.requires_grad else None for each in parameters]
 
 
 def _alike(pieces: list[Tensor], order: float, double: bool, device: torch.device, kind: str, empty: bool) -> Tensor:

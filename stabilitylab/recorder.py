@@ -30,8 +30,8 @@ from stabilitylab.recording.mirror import Mirrors
 from stabilitylab.recording.scaling import scale_now
 from stabilitylab.recording.self_check import SelfCheck
 from stabilitylab.recording.world import World
-from stabilitylab.run import RunWriter
-from stabilitylab.target import HeldOut, make_target
+from stabilitylab.run import Run, RunWriter
+from stabilitylab.target import HeldOut, Target, make_target, updated_by
 
 __all__ = ["Recorder"]
 
@@ -53,7 +53,8 @@ class Recorder:
     Args:
         path: the run folder; must not hold a run yet, unless ``first_step`` is positive.
         model: any module, also compiled, in DistributedDataParallel, or sharded by ``fully_shard``. Parameters that
-            appear or begin to take a gradient later are recorded from then on; those that are frozen later read 0.
+            begin to take a gradient later, or are given to the optimizer, are recorded from then on, others that appear
+            from the next flush on; those that are frozen later read 0.
         optimizer: gives the learning rate, Adam's moments, and the steps that the self-check watches.
         probes: name to parameters, or to False for none; a probe that is not named runs with its defaults. By
             default, every installed probe that can measure with what it is given.
@@ -121,10 +122,12 @@ class Recorder:
         given: dict[str, Any] = {"held_out": held_out, "inputs": inputs, "teacher": teacher}
         self._make_target = partial(make_target, model, self._optimizer, first_layer=first_layer, **given)
         self._target = self._make_target()
-        self._updated = self._parameters_of_optimizer()
+        if first_step and not self._target.sharded:  # ranks that see other disks must measure alike
+            self._target = self._make_target(trained=_trained_before(path, self._target))
+        self._updated = list(map(id, updated_by(self._optimizer)))
         self._world = World(path, first_step, self._target.sharded)
         self._check = SelfCheck(self._target, self_check)
-        self._rows, self._told = Rows(), 0
+        self._rows, self._told, self._found = Rows(), 0, ""
         self._schedule: list[dict[str, Any]] = []
         self._backlog: Backlog | None = None
         self._instruments: Instruments | None = None
@@ -225,18 +228,14 @@ class Recorder:
             self._backlog.say(self.index, **fields)
             self._mirrors.event(self.index, kind, text)
 
-    def _parameters_of_optimizer(self) -> int:
-        return sum(len(group["params"]) for group in getattr(self._optimizer, "param_groups", ()))
-
     def _trains_more(self) -> bool:
         """Tell, quickly, whether a frozen parameter thawed, or the optimizer was given others."""
-        return any(each.requires_grad for each in self._target.frozen) or (
-            self._updated != self._parameters_of_optimizer()
-        )
+        thawed = any(each.requires_grad for each in self._target.frozen)
+        return thawed or self._updated != list(map(id, updated_by(self._optimizer)))
 
     def _follow_parameters(self) -> None:
         """Measure other parameters where the model has others now: unfrozen, added, replaced, materialized."""
-        self._updated = self._parameters_of_optimizer()
+        self._updated = list(map(id, updated_by(self._optimizer)))
         trained = dict.fromkeys(map(id, self._target.trainable.values()))
         now = [each for each in self._target.model.parameters() if each.requires_grad or id(each) in trained]
         if list(trained) == [id(each) for each in now if not is_lazy(each)]:
@@ -289,7 +288,11 @@ class Recorder:
         verdict = self._check.take_verdict(self._world, last)
         if verdict is None or self._backlog is None:
             return
-        if verdict.mistake not in ("passed", "not checked"):
+        fine = verdict.mistake in ("passed", "not checked")
+        if fine and self._found not in ("", "not checked"):
+            return  # of a further check, after parameters were added
+        self._found = verdict.mistake
+        if not fine:
             warnings.warn(f"what is recorded is not what the optimizer uses: {verdict.sentence}", stacklevel=4)
         self._say("self-check", verdict.sentence, self_check=verdict._asdict())
 
@@ -347,6 +350,15 @@ def _close_at_exit(recorder: weakref.ref[Recorder]) -> None:
     opened, error = recorder(), getattr(sys, "last_value", None)
     if opened is not None:
         opened.__exit__(type(error) if error else None, error, None)
+
+
+def _trained_before(path: str | Path, target: Target) -> set[int]:
+    """Return the identities of the parameters whose gradients the run in a folder holds."""
+    try:
+        names = set(Run(path).about("gradients.norm")["labels"])
+    except InputError:
+        return set()
+    return {id(each) for name, each in target.parameters.items() if name in names}
 
 
 def _versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from stabilitylab.errors import InputError
 from stabilitylab.layers import Layers, layers_of, plain_names
 from stabilitylab.norms import is_sharded
 
-__all__ = ["Features", "HeldOut", "Target", "first_tensor", "make_target", "untouched", "unwrapped"]
+__all__ = ["Features", "HeldOut", "Target", "first_tensor", "make_target", "untouched", "unwrapped", "updated_by"]
 
 SHOWN = 32
 """So many of the held-out images are the fixed inputs where none are given."""
@@ -101,6 +101,17 @@ class Target:
         """The parameters that never took a gradient."""
         known = {id(each) for each in self.trainable.values()}
         return tuple(each for each in self.parameters.values() if id(each) not in known and not is_lazy(each))
+
+    def gradients(self) -> list[Tensor | None]:
+        """Return the gradient of each of the `trainable`.
+
+        None, too, of one that is frozen and not the optimizer's, where an earlier step may have left something.
+        """
+        members = self.trainable.values()
+        if all(each.requires_grad for each in members):
+            return [each.grad for each in members]
+        held = set(map(id, updated_by(self.optimizer)))
+        return [each.grad if each.requires_grad or id(each) in held else None for each in members]
 
     @cached_property
     def sharded(self) -> bool:
@@ -238,6 +249,11 @@ def make_target(
 def _labels(names: Iterable[str]) -> list[str]:
     """Return the names of parameters as columns: ``step`` is the name of the index."""
     return ["parameter step" if name == "step" else name for name in plain_names(list(names)).values()]
+
+
+def updated_by(optimizer: Any) -> list[Tensor]:
+    """Return the parameters that an optimizer holds; none of what is no optimizer of torch."""
+    return [each for group in getattr(optimizer, "param_groups", ()) for each in group["params"]]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -49,6 +49,7 @@ def test_nothing_is_told_of_a_run_without_stabilizers(tmp_path: Path) -> None:
 
 def test_what_never_acted_is_told(tmp_path: Path) -> None:
     found = told(tmp_path / "r", stabilizers__coefficient=frame(total=1.0))
+    assert found.numbers["clipped"][0]["smallest_step"] is None
     assert (found.verdict, found.sentence) == ("never acted", "Clipping of the total norm never acted in 1,500 steps.")
 
 
@@ -64,6 +65,19 @@ def test_clipping_in_the_spikes_is_told_from_clipping_elsewhere(tmp_path: Path) 
     assert "acted in 5 of 1,500 steps (0.33 %)" in found.sentence
     assert "in 3 of 4 gradient spikes and 0.13 % of the other steps." in found.sentence
     assert "So often" not in found.sentence
+
+
+def test_a_layer_of_any_name_is_no_clipping_of_the_first_one(tmp_path: Path) -> None:
+    made = synthetic.synthesize(steps=STEPS, layers=2)
+    names = ["stem", "total"]
+    renamed = made.series["gradients.norm"].set_axis([f"{each}.w" for each in names], axis=1)
+    layers = {"names": names, "of": {f"{each}.w": each for each in names}, "first": "stem"}
+    factors = frame(stem=lowered(7), total=1.0)
+    series = {"gradients.norm": renamed, "stabilizers.coefficient": factors}
+    synthetic.write(tmp_path / "r", synthetic.Synthetic(series, {}, layers, (), made.parameters))
+    [found] = [each for each in analyze(Run(tmp_path / "r")).findings if each.kind == "stabilizers"]
+    assert found.sentence.startswith("Clipping of each layer acted in 1 of 1,500 steps (0.067 %), in at least one of 2")
+    assert len(found.numbers["clipped"]) == 1
 
 
 def test_many_columns_are_told_together_and_nan_is_no_step(tmp_path: Path) -> None:
@@ -101,10 +115,9 @@ def test_a_training_tells_what_its_stabilizers_did(tmp_path: Path) -> None:
     _, run = go(tmp_path / "r", **settings, schedule__warmup_steps=0)
     analysis = analyze(run)
     [found] = [each for each in analysis.findings if each.kind == "stabilizers"]
-    by_hand = [run[name] for name in ("stabilizers.coefficient", "stabilizers.update")]
-    layers, stem, update = by_hand[0].drop(columns="stem"), by_hand[0][["stem"]], by_hand[1]
+    layers, first, update = (run[f"stabilizers.{name}"] for name in ("coefficient", "first_layer", "update"))
     assert [each["acted"] for each in found.numbers["clipped"]] == [
-        int((each < 1).any(axis=1).sum()) for each in (layers, stem, update)
+        int((each < 1).any(axis=1).sum()) for each in (layers, first, update)
     ]
     assert len(update) == 12
     assert found.numbers["resets"] == 2

@@ -123,7 +123,7 @@ class Probe(probe.Probe):
         factor = 1 / step.scale
         # the loop's limit as torch applies it, then that of a LAMB
         limits = (step.max_norm, 1e-6), (self._optimizer.defaults.get("max_grad_norm"), 0.0)
-        gradients = [each.grad for each in self._parameters if each.grad is not None]
+        gradients = [each for each in self.target.gradients() if each is not None]
         if gradients and any(limit is not None for limit, _ in limits):
             total = torch.linalg.vector_norm(norms(gradients))
             for limit, more in limits:

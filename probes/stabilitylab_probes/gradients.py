@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stabilitylab import probe
-from stabilitylab.norms import gradients_of, norms
+from stabilitylab.norms import norms
 
 __all__ = ["Probe"]
 
@@ -41,15 +41,16 @@ class Probe(probe.Probe):
 
     def measure(self, step: probe.Step) -> probe.Measurement:
         """Return the norms and the largest entries, each of shape (number of tensors,), and what follows of them."""
-        found = gradients_of(self._parameters)
+        found = self.target.gradients()
         known = [index for index, each in enumerate(found) if each is not None]
         gradients = [each for each in found if each is not None]
-        if not gradients:
-            return {}
-        measured = {
-            "gradients.norm": self._unscaled(norms(gradients), known, step),
-            "gradients.max": self._unscaled(norms(gradients, float("inf")), known, step),
-        }
+        if gradients:
+            values = [self._unscaled(norms(gradients, order), known, step) for order in (2.0, float("inf"))]
+        elif any(each.requires_grad for each in self._parameters):
+            return {}  # called where there are none
+        else:
+            values = [torch.zeros(len(found), device=self._parameters[0].device)] * 2
+        measured = dict(zip(("gradients.norm", "gradients.max"), values, strict=True))
         total = torch.linalg.vector_norm(measured["gradients.norm"], keepdim=True)
         measured["gradients.total"] = total
         if step.max_norm is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilitylab.norms import gradients_of, is_sharded
+from stabilitylab.norms import is_sharded
 from stabilitylab.recording.mistakes import Seen, Verdict, judge
 from stabilitylab.recording.world import World
 from stabilitylab.target import Target
@@ -48,7 +48,7 @@ class SelfCheck:
     """
 
     def __init__(self, target: Target, steps: int) -> None:
-        self.steps = steps
+        self.steps, self._target = steps, target
         self._parameters = list(target.trainable.values())
         self._sharded = target.sharded
         self._calls: list[Call] = []
@@ -112,7 +112,7 @@ class SelfCheck:
             self._fail(error)
 
     def _slow_norms(self) -> Tensor:
-        values = [_slow_norm(each) for each in gradients_of(self._parameters)]
+        values = [_slow_norm(each) for each in self._target.gradients()]
         device = next((each.device for each in values if each.device.type not in ("cpu", "mps")), "cpu")
         return torch.stack([each.to(device, non_blocking=True).double() for each in values])
 

@@ -53,8 +53,9 @@ class Acts(NamedTuple):
     usual: float
     """Median factor where below 1; NaN where none is."""
     smallest: float
-    smallest_in: str
-    smallest_step: int
+    smallest_in: str | None
+    """Column with it; None where none is below 1, as is its step."""
+    smallest_step: int | None
     in_spikes: int
     """Gradient spikes in which it acted."""
     elsewhere: float
@@ -87,18 +88,12 @@ def _actions(run: Run) -> Iterator[Action]:
     by_score = isinstance(config, dict) and config.get("clip") == "zclip"
     total = "Clipping by the z-score of the total norm" if by_score else "Clipping of the total norm"
     factors = labels("stabilizers.coefficient")
-    rest = [each for each in factors if each not in ("total", "stem")]
-    unit = "layer" if set(rest) <= set(run.layers.names) else "tensor"
+    unit = "layer" if set(factors) <= set(run.layers.names) else "tensor"
+    by_part = factors != ["total"]
     groups = (
         ("Clipping to the norm that the loop names", "gradients.clip", labels("gradients.clip"), "norm"),
-        (total, "stabilizers.coefficient", [each for each in factors if each == "total"], "norm"),
-        (f"Clipping of each {unit}", "stabilizers.coefficient", rest, unit),
-        (
-            "Clipping of the first layer",
-            "stabilizers.coefficient",
-            [each for each in factors if each == "stem"],
-            "layer",
-        ),
+        (f"Clipping of each {unit}" if by_part else total, "stabilizers.coefficient", factors, unit),
+        ("Clipping of the first layer alone", "stabilizers.first_layer", labels("stabilizers.first_layer"), "layer"),
         ("The optimizer's clipping of its update", "stabilizers.update", labels("stabilizers.update"), "tensor"),
     )
     for what, series, columns, of in groups:
@@ -135,8 +130,8 @@ def _acts(evidence: Evidence, action: Action) -> Acts | None:
         its_share=shares[often],
         usual=float(np.median(together)) if together.size else math.nan,
         smallest=least[0],
-        smallest_in=least[1],
-        smallest_step=least[2],
+        smallest_in=least[1] or None,
+        smallest_step=least[2] if together.size else None,
         in_spikes=hit,
         elsewhere=float(acted[~spiky].mean()) if (~spiky).any() else math.nan,
     )

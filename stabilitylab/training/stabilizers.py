@@ -73,17 +73,18 @@ class Stabilizers:
         self._members = {layer: members[layer] for layer in layers.names if layer in members}
         self._first = self._members.get(layers.first, [])
         kinds = {"norm": ["total"], "zclip": ["total"], "layer": list(self._members), "agc": list(named)}
-        clipped = [*kinds.get(config.clip, []), *(["stem"] if config.stem_clip else [])]
         clips_updates = type(optimizer).__name__ == "StableAdamW"
         possible = {
-            "coefficient": clipped,
+            "coefficient": kinds.get(config.clip, []),
+            "first_layer": ["coefficient"] if config.stem_clip else [],
             "update": list(named) if clips_updates else [],
             "reset": ["moments"] if config.reset_every else [],
         }
         self.labels = {name: columns for name, columns in possible.items() if columns}
         """What is told of each step, and its columns.
 
-        ``coefficient``: by what gradients were multiplied, total, a layer, a tensor, or the first layer alone (stem).
+        ``coefficient``: by what gradients were multiplied, in total, of a layer, or of a tensor. ``first_layer``: by
+        what those of the first layer were multiplied besides.
         ``update``: by what StableAdamW multiplied the update of a tensor. ``reset``: whether moments were forgotten.
         """
         self.latest: dict[str, Tensor | list[float]] = {}
@@ -95,8 +96,8 @@ class Stabilizers:
 
     def apply(self, step: int) -> None:
         """Clip the gradients of a step, and forget the moments where it is time."""
-        clipped = [each for each in (self._clip(), self._clip_stem()) if each is not None]
-        self.latest = {"coefficient": torch.cat(clipped)} if clipped else {}
+        clipped = {"coefficient": self._clip(), "first_layer": self._clip_stem()}
+        self.latest = {name: each for name, each in clipped.items() if each is not None}
         if "update" in self.labels:  # known after the update, which a scaler may skip
             self.latest["update"] = torch.full((len(self._named),), math.nan, device=self._device)
         if "reset" in self.labels:
@@ -162,7 +163,7 @@ class Stabilizers:
         """
         factors = []
         for each in self._named.values():
-            state, rms = optimizer.state.get(each, {}), torch.zeros((), device=self._device)
+            state, rms = optimizer.state.get(each, {}), torch.full((), math.nan, device=self._device)
             if each.grad is not None and "exp_avg_sq" in state:
                 rms = each.grad.square().div_(state["exp_avg_sq"].maximum(state["eps_sq"])).mean().sqrt()
             factors.append(1 / rms.clamp(min=1))
