@@ -296,3 +296,31 @@ def test_a_wrapper_without_groups_is_an_optimizer_of_which_less_is_known(tmp_pat
     run = Run(tmp_path / "r")
     assert len(run["gradients.norm"]) == 4
     assert not any(name.startswith("adam.") for name in run.series)
+
+
+def test_a_compiled_update_is_watched_without_a_warning(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    update = torch.compile(optimizer.step, backend="eager")
+    with Recorder(tmp_path / "r", net, optimizer) as recorder:
+        for step in range(8):
+            optimizer.zero_grad()
+            backward(net, step)
+            recorder.step()
+            update()
+    assert Run(tmp_path / "r").header["self_check"]["mistake"] == "passed"
+
+
+def test_a_check_of_further_parameters_hides_no_mistake_and_takes_nothing_back(tmp_path: Path) -> None:
+    for loop, mistake in ((plain, "passed"), (clipped_before, "clipped")):
+
+        def thawing(net, optimizer, recorder, step, loop=loop):
+            net[0].requires_grad_(step > 18)
+            loop(net, optimizer, recorder, step)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = check(tmp_path / mistake, thawing, steps=20, flush_steps=6)
+        assert found["mistake"] == mistake
+        assert "5 steps" in found["sentence"]

@@ -56,7 +56,8 @@ class SelfCheck:
         self._verdict: Verdict | None = None
         self._done, self._taken, self._asked = False, False, 0
         watch = getattr(target.optimizer, "register_step_pre_hook", None)
-        self._hook = watch(self._before_update) if watch is not None and steps else None
+        # a compiled optimizer calls it as it is
+        self._hook = watch(torch.compiler.disable(self._before_update)) if watch is not None and steps else None
         if self._hook is None or not self._parameters:
             self._done = True
             self._verdict = Verdict("not checked", "The self-check was turned off, or there is nothing to watch.")
