@@ -315,12 +315,14 @@ def test_a_compiled_update_is_watched_without_a_warning(tmp_path: Path) -> None:
 def test_a_check_of_further_parameters_hides_no_mistake_and_takes_nothing_back(tmp_path: Path) -> None:
     for loop, mistake in ((plain, "passed"), (clipped_before, "clipped")):
 
-        def thawing(net, optimizer, recorder, step, loop=loop):
-            net[0].requires_grad_(step > 18)
+        def growing(net, optimizer, recorder, step, loop=loop):
+            if step == 18:
+                net.append(nn.Linear(3, 3))
+                optimizer.add_param_group({"params": list(net[3].parameters())})
             loop(net, optimizer, recorder, step)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = check(tmp_path / mistake, thawing, steps=20, flush_steps=6)
+            found = check(tmp_path / mistake, growing, steps=20, flush_steps=6)
         assert found["mistake"] == mistake
         assert "5 steps" in found["sentence"]
