@@ -289,8 +289,8 @@ class Recorder:
         if verdict is None or self._backlog is None:
             return
         fine = verdict.mistake in ("passed", "not checked")
-        if fine and self._found not in ("", "not checked"):
-            return  # of a further check, after parameters were added
+        if self._found not in ("", "not checked") and (fine or self._found != "passed"):
+            return  # a further check, of parameters that were added, finds nothing new
         self._found = verdict.mistake
         if not fine:
             warnings.warn(f"what is recorded is not what the optimizer uses: {verdict.sentence}", stacklevel=4)
