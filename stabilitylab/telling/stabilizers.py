@@ -25,6 +25,12 @@ MOSTLY = 0.5
 ACTED = 1 - 1e-6
 """A factor below this one is no rounding."""
 
+TOGETHER = 16
+"""So many columns are read at once."""
+
+ENOUGH = 2**22
+"""Of more factors than these, every so manyth counts for their median."""
+
 
 class Action(NamedTuple):
     """One stabilizer: the series and the columns that say what it did, and its name in words."""
@@ -102,36 +108,40 @@ def _actions(run: Run) -> Iterator[Action]:
 
 
 def _acts(evidence: Evidence, action: Action) -> Acts | None:
-    """Return what one did; a column at a time, so that no long run is held as a whole."""
+    """Return what one did; a few columns at a time, so that no long run is held as a whole."""
     acted, steps = np.zeros(0, dtype=bool), np.empty(0, dtype="int64")
-    shares, below, known = dict[str, float](), list[np.ndarray](), 0
+    shares, below, number, known = dict[str, float](), list[np.ndarray](), 0, 0
     least = (1.0, "", -1)
-    for column in action.columns:
-        frame = evidence.run.read(action.series, [column])
-        values, steps = frame[column].to_numpy(dtype=float), frame.index.to_numpy()
-        acts, finite = values < ACTED, int(np.isfinite(values).sum())
-        acted = acts | acted if acted.size else acts
-        shares[column], known = float(acts.sum()) / max(finite, 1), known + finite
-        below.append(values[acts])
-        if acts.any():
-            at = int(np.nanargmin(values))
-            least = min(least, (float(values[at]), column, int(steps[at])))
+    for first in range(0, len(action.columns), TOGETHER):
+        frame = evidence.run.read(action.series, action.columns[first : first + TOGETHER])
+        steps = frame.index.to_numpy()
+        acted = acted if acted.size else np.zeros(len(steps), dtype=bool)
+        every = 1 + len(steps) * len(action.columns) // ENOUGH
+        for column, series in frame.items():
+            values = series.to_numpy(dtype=float)
+            acts, finite = values < ACTED, int(np.isfinite(values).sum())
+            acted |= acts
+            times, known = int(acts.sum()), known + finite
+            number, shares[str(column)] = number + times, times / max(finite, 1)
+            below.append(values[acts][::every])
+            if times:
+                at = int(np.nanargmin(values))
+                least = min(least, (float(values[at]), str(column), int(steps[at])))
     if not known:
         return None
     often = max(shares, key=shares.__getitem__)
     spiky, hit = _in_spikes(evidence.episodes, steps, acted)
-    together = np.concatenate(below)
     return Acts(
         what=action.what,
         steps=len(steps),
         acted=int(acted.sum()),
-        share=together.size / known,
+        share=number / known,
         most_often=often,
         its_share=shares[often],
-        usual=float(np.median(together)) if together.size else math.nan,
+        usual=float(np.median(np.concatenate(below))) if number else math.nan,
         smallest=least[0],
         smallest_in=least[1] or None,
-        smallest_step=least[2] if together.size else None,
+        smallest_step=least[2] if number else None,
         in_spikes=hit,
         elsewhere=float(acted[~spiky].mean()) if (~spiky).any() else math.nan,
     )
