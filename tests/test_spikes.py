@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import signal, stats
 
 from stabilitylab.detectors import spike
 from stabilitylab.synthetic import noise, spike_shape, trend
@@ -29,6 +29,18 @@ class TestSpike:
         """At most 1 in 10,000 samples over all; the limit here is that of a Poisson count at a rate of one."""
         log = trend(level, 2000)[:, None] + 0.2 * noise(kind, (2000, 10), rng)
         assert len(spikes(log)) <= 6  # 2 expected at that rate; 7 or more have a probability of 0.5 %
+
+    @pytest.mark.parametrize(("weights", "most"), [
+        ((0.7,), 3), ((0.8,), 3), ((0.9,), 5), ((0.95,), 5), ((0.5, 0.3), 5), ((0.2, 0.2, 0.2, 0.2), 5)
+    ])  # fmt: skip
+    def test_false_alarms_where_noise_wanders(self, weights, most, rng):
+        """Nominally 0.5 in 10,000; an estimated autocorrelation of one sample leaves some of a longer memory."""
+        log = signal.lfilter([1], [1, *(-each for each in weights)], rng.standard_normal((4000, 20)), axis=0)
+        log = 0.25 * log[100:] / log[100:].std()
+        assert len(spikes(log)) <= most * log.size / 1e4
+        log[500::400] += np.log(20.0)
+        found = {(each.label, each.peak) for each in spikes(log)}
+        assert np.mean([(str(column), at) in found for column in range(20) for at in range(500, 3900, 400)]) > 0.98
 
     def test_false_alarms_of_short_series(self, rng):
         log = 0.2 * noise("gaussian", (200, 150), rng)

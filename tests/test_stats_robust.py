@@ -3,10 +3,10 @@
 import naive
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import signal, stats
 
 from stabilitylab.stats.level import past_level
-from stabilitylab.stats.past import again, past
+from stabilitylab.stats.past import again, past, wandering
 from stabilitylab.stats.robust import fold, past_median, runs_of, unfold
 from stabilitylab.stats.tails import PRIOR, evidence_of, normal_prior, pooled, shape_of_sum, tail_of
 
@@ -179,6 +179,15 @@ def test_whitened_residuals_have_the_unit_of_the_values(rng):
     values = rng.standard_normal(504)
     one, other = past(fold(values), NONE), past(fold(1e3 * values + 7), NONE)
     np.testing.assert_allclose(1e3 * one.whitened / one.scale, other.whitened / (other.scale / 1e3), rtol=1e-6)
+
+
+def test_noise_that_wanders_is_wider_than_its_blocks_by_the_ratio_that_is_stated(rng):
+    for phi in (0.7, 0.9):
+        series = signal.lfilter([1], [1, -phi], rng.standard_normal(400_000))
+        blocks = series.reshape(-1, 8)
+        ratio = series.std() / np.sqrt(blocks.var(axis=1, ddof=1).mean())
+        assert wandering(np.array([phi]))[0] == pytest.approx(ratio, rel=0.02)
+    assert wandering(np.array([0.0, 0.3, 0.5])).tolist() == [1, 1, 1]
 
 
 def test_runs():

@@ -15,7 +15,7 @@ from stabilitylab import parameters
 from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ragged
 from stabilitylab.detectors._shift import apart_from_shifts
 from stabilitylab.findings import Event, place
-from stabilitylab.stats.past import Past, again, level_and_residual, past
+from stabilitylab.stats.past import Past, again, autocorrelation, level_and_residual, past, wandering
 from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
 from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, normal_prior, pooled, posterior, shape_of_sum
 
@@ -201,6 +201,7 @@ class Detector:
         """
         residual, rough, _ = level_and_residual(blocks, np.empty(0, dtype=np.int64))
         rough = np.maximum(rough, self.parameters.floor)
+        rough *= wandering(autocorrelation(residual, rough))
         with np.errstate(invalid="ignore"):
             far = residual > np.maximum(5 * rough, np.log(self.parameters.min_ratio))
             if not far.any():

@@ -23,7 +23,7 @@ from stabilitylab.stats.robust import (
     without,
 )
 
-__all__ = ["Past", "again", "level_and_residual", "past"]
+__all__ = ["Past", "again", "autocorrelation", "level_and_residual", "past", "wandering"]
 
 SCALE_ERROR = 0.06
 """Two scales that stand on 512 samples each agree where they differ by so much, of their size, times `level.AGREE`."""
@@ -92,7 +92,7 @@ def past(blocks: np.ndarray, masked: np.ndarray, floor: float = 0.0) -> Past:
     """
     residual, rough, offset = level_and_residual(blocks, masked)
     known = without(residual, masked)
-    phi = _autocorrelation(known, np.maximum(rough, floor))
+    phi = autocorrelation(known, np.maximum(rough, floor))
     whitened = delayed(known)
     alone = np.flatnonzero(np.isnan(whitened))  # nothing is known of the sample before
     whitened *= -phi
@@ -153,7 +153,7 @@ def level_and_residual(blocks: np.ndarray, masked: np.ndarray) -> tuple[np.ndarr
     return residual, rough, median - level - (BLOCK - 1) / 2 * slope
 
 
-def _autocorrelation(residual: np.ndarray, scale: np.ndarray, prior: float = 32.0) -> np.ndarray:
+def autocorrelation(residual: np.ndarray, scale: np.ndarray, prior: float = 32.0) -> np.ndarray:
     """Return the autocorrelation at one sample of the residuals before each block, between 0 and 0.95.
 
     Residuals are clipped at three standard deviations, so that a spike does not decide it.
@@ -175,6 +175,27 @@ def _autocorrelation(residual: np.ndarray, scale: np.ndarray, prior: float = 32.
     products, squares = sum_of_last(product, MEMORY_BLOCKS), sum_of_last(square, MEMORY_BLOCKS)
     phi = np.clip(products / (squares + prior), 0.0, 0.95)
     return np.append(0.0, phi)[: len(phi)].astype(residual.dtype)  # a block is judged by the blocks before it
+
+
+def wandering(phi: np.ndarray) -> np.ndarray:
+    """Return how many times as wide as within a block noise of this autocorrelation is, shape (B,).
+
+    Noise that wanders farther than it moves within a block would else pass for what is looked for. Below a half, where
+    both differ little, it is 1, and small spikes are easier to find.
+    """
+    return np.interp(phi, CORRELATIONS, WIDER).astype(phi.dtype)
+
+
+def _wider() -> np.ndarray:
+    """Return the ratio of the standard deviations, of an autoregressive process, at `CORRELATIONS`."""
+    apart = np.arange(1, BLOCK)
+    within = (BLOCK + 2 * ((BLOCK - apart) * CORRELATIONS[:, None] ** apart).sum(axis=1)) / BLOCK**2
+    ratio = np.sqrt((1 - 1 / BLOCK) / (1 - within))
+    return 1 + (ratio - 1) * np.clip((CORRELATIONS - 0.5) / 0.15, 0, 1)
+
+
+CORRELATIONS = np.linspace(0, 0.95, 96)
+WIDER = _wider()
 
 
 def _sum(pairs: np.ndarray) -> np.ndarray:
