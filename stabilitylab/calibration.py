@@ -7,8 +7,9 @@ of one step planted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,9 @@ LEAST = 8
 
 NEAR = 1.5
 """A spike of so many times the threshold may be noise."""
+
+BESIDE = 5
+"""Spikes of two layers with no more steps between them are one event of both."""
 
 APART = 120
 """Samples from one planted spike to the next."""
@@ -99,13 +103,25 @@ def calibrate(
         return None
     block = int(np.clip(len(frame) // LEAST, BLOCK, LONGEST))
     events = _no_noise(events, resolution, round(detector.parameters.false_alarms / 1e4 * frame.size))
+    # where several layers have a spike, others may have one that was missed
+    shared = [
+        replace(max(each, key=lambda event: event.stop), start=each[0].start)
+        for each in _clusters(events)
+        if _shared(each)
+    ]
     noises = {}
     for place in rng.permutation(frame.shape[1]):
         label = str(frame.columns[place])
         start = int(rng.integers(0, max(len(frame) - STEPS, 0) + 1))
         within = slice(start, start + STEPS)
         own = [each for each in events if each.label == label]
-        noise = _noise(frame.iloc[within, place].to_numpy(dtype=float), frame.index[within].to_numpy(), own, block)
+        judged = resolution[label].judged if label in resolution else len(frame)
+        unjudged = max(len(frame) - judged - start, 0)  # the first ones, where nothing is sought
+        values = frame.iloc[within, place].to_numpy(dtype=float)
+        for left_out in (own + shared, own):  # unless hardly anything is left
+            noise = _noise(values, frame.index[within].to_numpy(), left_out, block, unjudged)
+            if noise is not None:
+                break
         if noise is not None:
             noises[label] = noise
         if len(noises) == LAYERS:
@@ -134,11 +150,29 @@ def calibrate(
 def _no_noise(events: Sequence[Event], resolution: Mapping[str, spike.Resolution], chance: int) -> list[Event]:
     """Return the events without as many of the lowest spikes as chance makes, as far as they are near the threshold.
 
-    They are the tail of the noise: without them hardly any of what is resampled would exceed the threshold again.
+    They are the tail of the noise: without them hardly any of what is resampled would exceed the threshold again. What
+    several layers have together is no noise.
     """
-    near = [each for each in events if each.kind == "spike" and each.score < NEAR * resolution[each.label].threshold]
+    alone = [each for several in _clusters(events) if not _shared(several) for each in several]
+    near = [each for each in alone if each.score < NEAR * resolution[each.label].threshold]
     noise = {id(each) for each in sorted(near, key=lambda each: each.score)[:chance]}
     return [each for each in events if id(each) not in noise]
+
+
+def _shared(cluster: Sequence[Event]) -> bool:
+    return len({each.label for each in cluster}) > 1
+
+
+def _clusters(events: Sequence[Event]) -> list[list[Event]]:
+    """Return the spikes in groups that lie apart."""
+    clusters: list[list[Event]] = []
+    reach = -math.inf
+    for each in sorted((each for each in events if each.kind == "spike"), key=lambda each: each.start):
+        if each.start > reach + BESIDE:
+            clusters.append([])
+        clusters[-1].append(each)
+        reach = max(reach, each.stop)
+    return clusters
 
 
 @dataclass(frozen=True)
@@ -161,10 +195,13 @@ class _Noise:
         return self.level[:, None] + residual
 
 
-def _noise(values: np.ndarray, steps: np.ndarray, events: Sequence[Event], block: int) -> _Noise | None:
+def _noise(
+    values: np.ndarray, steps: np.ndarray, events: Sequence[Event], block: int, unjudged: int = 0
+) -> _Noise | None:
     """Return level, residuals and quiet blocks of a layer; None where there are too few."""
     measured = np.isfinite(values) & (values > 0)
     quiet = measured.copy()
+    quiet[:unjudged] = False
     for each in events:
         quiet[np.searchsorted(steps, each.start) : np.searchsorted(steps, each.stop, side="right")] = False
     log, quiet = np.log(values[measured]), quiet[measured]

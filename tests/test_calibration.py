@@ -42,6 +42,17 @@ def test_the_same_seed_draws_the_same_and_spikes_are_no_noise():
     assert results[1].false_alarms.value < 2 * results[0].false_alarms.value + 2
 
 
+def test_what_layers_have_together_and_what_is_too_early_is_no_noise():
+    """The same noise makes the same false alarms, however many spikes it has."""
+    plain = frame("gaussian", (2000, 6), 5)
+    told = []
+    for at in ([], [8, *range(150, 2000, 100)]):
+        spiked = plain.copy()
+        spiked.iloc[at] *= 3.2  # near the threshold
+        told.append(calibrate(spiked, *spike.Detector().examine("g", spiked), spike.Detector()).false_alarms.value)
+    assert max(told) < 1
+
+
 def test_what_is_too_short_or_never_quiet_cannot_be_said():
     assert calibrate(frame("gaussian", (300, 3), 0), [], {}, DETECTOR) is None
     assert calibrate(pd.DataFrame(np.zeros((2000, 2))), [], {}, DETECTOR) is None

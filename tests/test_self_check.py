@@ -298,6 +298,27 @@ def test_a_wrapper_without_groups_is_an_optimizer_of_which_less_is_known(tmp_pat
     assert not any(name.startswith("adam.") for name in run.series)
 
 
+def test_a_limit_that_not_every_step_reaches_shows_where_two_do(tmp_path: Path) -> None:
+    def straddling(net, optimizer, recorder, step):
+        optimizer.zero_grad()
+        backward(net, step, (3.0, 0.2, 4.0, 0.3, 0.1, 0.2)[step % 6])
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        recorder.step()
+        optimizer.step()
+
+    with pytest.warns(UserWarning, match="0.5 in 2 of 5 steps and never more"):
+        assert check(tmp_path / "r", straddling)["mistake"] == "clipped"
+
+    def equal(net, optimizer, recorder, step):  # two steps alike are no limit
+        optimizer.zero_grad()
+        backward(net, step)
+        nn.utils.clip_grad_norm_(net.parameters(), 0.0123456 if step in (1, 3) else 0.01 / (step + 1))
+        recorder.step()
+        optimizer.step()
+
+    assert check(tmp_path / "s", equal)["mistake"] == "passed"
+
+
 def test_a_compiled_update_is_watched_without_a_warning(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))

@@ -42,6 +42,15 @@ class TestSpike:
         found = {(each.label, each.peak) for each in spikes(log)}
         assert np.mean([(str(column), at) in found for column in range(20) for at in range(500, 3900, 400)]) > 0.98
 
+    @pytest.mark.parametrize(("entries", "height"), [(2, 60.0), (4, 12.0), (16, 4.0)])
+    def test_spikes_of_a_layer_of_few_entries(self, entries, height, rng):
+        """Its norm is often far below its level and never far above."""
+        log = np.log(rng.chisquare(entries, (3000, 10))) / 2
+        assert len(spikes(log)) <= 2
+        log[500::500] += np.log(height)
+        found = {(each.label, each.peak) for each in spikes(log)}
+        assert np.mean([(str(column), at) in found for column in range(10) for at in range(500, 3000, 500)]) > 0.9
+
     def test_false_alarms_of_short_series(self, rng):
         log = 0.2 * noise("gaussian", (200, 150), rng)
         assert len(spikes(log)) <= 6
@@ -134,6 +143,19 @@ class TestSpike:
             assert sum((each.kind, each.onset) == ("spike", 500) for each in found) == 20
             shifts = sum(each.kind == "shift" for each in found)
             assert shifts >= 15 if decay > 60 else shifts == 0
+
+    @pytest.mark.parametrize(("since", "kinds"), [(120, {"shift"}), (170, {"spike"}), (197, {"spike"})])
+    def test_a_rise_that_stays_to_the_end_is_a_shift_once_it_has_settled(self, since, kinds, rng):
+        log = 0.2 * rng.standard_normal((200, 10))
+        log[since:] += np.log(300.0)
+        assert {each.kind for each in spikes(log)} == kinds
+        log[150] += np.log(100.0)  # on the level that has settled, or before it rises
+        assert sum((each.kind, each.peak) == ("spike", 150) for each in spikes(log)) == 10
+
+    def test_a_spike_that_decays_up_to_the_end_is_none(self, rng):
+        log = 0.2 * rng.standard_normal((300, 10))
+        log[230:] += np.log(30.0) * np.exp(-np.arange(70) / 15)[:, None]
+        assert {each.kind for each in spikes(log)} == {"spike"}
 
     @pytest.mark.parametrize("kind", ["gaussian", "student", "autocorrelated", "bursty"])
     def test_a_shift_itself_is_no_spike(self, kind, rng):

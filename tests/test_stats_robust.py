@@ -150,6 +150,14 @@ def test_a_long_upper_tail_is_taken_for_what_is_looked_for(rng):
     assert tail_of(noise).shape <= PRIOR
 
 
+def test_a_long_lower_tail_alone_does_not_raise_the_threshold(rng):
+    left = np.log(rng.chisquare(2, 20_000)) / 2  # the norm of two normal entries
+    found, mirrored = tail_of(left).threshold(1e-4), tail_of(-left).threshold(1e-4)
+    assert np.quantile(left, 0.9999) < found < np.quantile(left, 0.9999) + 3 * left.std()
+    assert mirrored > 1.5 * found
+    assert tail_of(rng.standard_t(4, 20_000)).shape > 0.15  # long on both sides
+
+
 def test_a_sample_learns_from_others_and_not_from_itself(rng):
     normal = [evidence_of(rng.standard_normal(2000)) for _ in range(10)]
     heavy = evidence_of(rng.standard_t(3, 2000))

@@ -8,12 +8,16 @@ import numpy as np
 
 from stabilitylab.detectors._onset import WINDOW, half_rise
 from stabilitylab.findings import Event
+from stabilitylab.stats.robust import BLOCK
 
 __all__ = ["Found", "apart", "describe", "extent_of", "ragged"]
 
 
 CLEAR = 12.0
 """The onset of a spike of so many standard deviations is read off: noise does not move it."""
+
+OPEN = 4
+"""Where the record ends, what lasts for the patience divided by this is a shift already, if it has settled."""
 
 NEAR = 12
 """So are those of spikes that take more samples to their peak."""
@@ -145,6 +149,7 @@ def describe(
     onset = np.minimum.reduceat(np.where(up, sample, never), first)
     with np.errstate(invalid="ignore", divide="ignore"):
         score = np.where(infinite, np.inf, top / scale)
+    stays = stop >= len(log) - BLOCK  # up to where the record ends
     noisy = np.flatnonzero((score < CLEAR) & (peak - start <= NEAR) & (peak > WINDOW))
     if len(noisy):
         samples = peak[noisy, None] + np.arange(-WINDOW - 1, 1)
@@ -158,5 +163,5 @@ def describe(
         stop,
         np.where(infinite, np.inf, top),
         score,
-        (length >= patience) & ~infinite,
+        ((length >= patience) | (stays & (length >= patience // OPEN))) & ~infinite,
     )

@@ -15,6 +15,10 @@ __all__ = ["Seen", "Verdict", "compare_ranks", "judge"]
 
 TOLERANCE = 2e-3
 """Norms that differ by less than this part are the same: half precision, and another order of summation."""
+
+SAME = 2e-5
+"""Relative difference of two norms that were clipped to the same limit, more than torch's own 1e-6 over the norm."""
+
 TINY = 1e-30
 """Norms below it are zero."""
 LIKELY_SCALE = 16.0
@@ -174,6 +178,13 @@ def _clipped(case: Case) -> Rule:
             return "clipped", (
                 f"The {what} was {values[0]:.4g} in each of {len(values)} steps: the gradients were clipped already. "
                 "Call recorder.step before clipping."
+            )
+        top = max(values, default=0.0)
+        often = sum(value > (1 - SAME) * top for value in values)
+        if often > 1 and abs(top - float(f"{top:.2g}")) < SAME * top:
+            return "clipped", (
+                f"The {what} was {top:.4g} in {often} of {len(values)} steps and never more: the gradients were "
+                "clipped to it already. Call recorder.step before clipping."
             )
     return None
 

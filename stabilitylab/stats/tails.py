@@ -54,11 +54,15 @@ class Evidence(NamedTuple):
     """Logarithm of the likelihood of each of `SHAPES`: of the lower side and the nearer part of the upper one."""
     upper: np.ndarray
     """That of the nearer part of the upper side alone."""
+    lower: np.ndarray
+    """That of the nearer part of the lower side alone."""
     middle: float
     spread: float
 
     def tail(self, prior: float, log_prior: np.ndarray | None = None) -> Tail:
         """Return the Student-t of these tails; where the upper side is clearly wider it decides, up to ``prior``.
+
+        So it does where it is clearly narrower: the norm of a few entries has a long tail below and hardly one above.
 
         Beyond it a long upper tail is taken for what is looked for, or a layer that spikes often would never be seen
         to spike.
@@ -72,8 +76,11 @@ class Evidence(NamedTuple):
         shape = prior  # also the answer where nothing is said: the posterior mean of no evidence is cut at both ends
         if log_prior is not None or self.both.any():
             shape, _ = posterior(self.both + (alone if log_prior is None else log_prior))
-        wider, error = posterior(self.upper + alone)
-        return Tail(max(shape, min(wider - 2 * error, prior)), self.middle, self.spread)
+        upper, error = posterior(self.upper + alone)
+        lower, unsure = posterior(self.lower + alone)
+        if upper + 2 * error < lower - 2 * unsure:
+            shape = min(shape, upper + 2 * error)
+        return Tail(max(shape, min(upper - 2 * error, prior)), self.middle, self.spread)
 
 
 def tail_of(sample: np.ndarray, prior: float = PRIOR) -> Tail:
@@ -91,7 +98,8 @@ def evidence_of(sample: np.ndarray, worth: float = 1.0) -> Evidence:
         worth: number of independent values that each one is worth.
     """
     ordered = np.sort(sample[np.isfinite(sample)], axis=None)
-    nothing = Evidence(np.zeros(len(SHAPES)), np.zeros(len(SHAPES)), 0.0, 1.0)
+    none = np.zeros(len(SHAPES))
+    nothing = Evidence(none, none, none, 0.0, 1.0)
     if len(ordered) < 50:
         return nothing
     middle = float(ordered[len(ordered) // 2])
@@ -102,8 +110,9 @@ def evidence_of(sample: np.ndarray, worth: float = 1.0) -> Evidence:
     below = np.searchsorted(ordered, middle - edges[::-1], side="right")[::-1]
     above = len(ordered) - np.searchsorted(ordered, middle + edges, side="left")
     lower = _log_shares(len(EDGES)) @ -np.diff(below, append=0)
+    inner = _log_shares(INNER) @ -np.diff(below)[:INNER]
     upper = _log_shares(INNER) @ -np.diff(above)[:INNER]
-    return Evidence(worth * (lower + upper), worth * upper, middle, center * MAD_TO_SD)
+    return Evidence(worth * (lower + upper), worth * upper, worth * inner, middle, center * MAD_TO_SD)
 
 
 def shape_of_sum(shape: float, size: int) -> float:

@@ -73,10 +73,12 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
         )
     unit = "step" if spacing(frame.index.to_numpy()) == 1 else "row"
     sentence += _trust(calibration, samples, unit)
+    first = len(frame) - max((each.judged for each in judged.values()), default=0)
+    sentence += f" The first {first:,} {unit}s only say what is usual: no spike is sought in them." if first else ""
     if shifts:
         risen = joined([each.label for each in shifts])
-        sentence += f" The level of {risen} rose and stayed up for {parameters['patience']} {unit}s or more, "
-        sentence += f"first at step {shifts[0].start:,}; only what stands out of such a rise is counted as a spike."
+        sentence += f" The level of {risen} rose and stayed up, for {parameters['patience']} {unit}s or more or to the "
+        sentence += f"end, first at step {shifts[0].start:,}; only what stands out of such a rise counts as a spike."
     silent = _silent(frame)
     if silent:
         since = ", ".join(f"{name} from step {step:,} on" for name, step in silent.items())
