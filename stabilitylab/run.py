@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 
 from stabilitylab.disk import parts
 from stabilitylab.disk.header import SCHEMA, planted_in, read_header, series_damage, series_folder
+from stabilitylab.disk.lock import LOCK, is_held
 from stabilitylab.disk.part import OpenPart, common
 from stabilitylab.disk.writer import RunWriter
 from stabilitylab.errors import InputError
@@ -59,9 +61,18 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How the last attempt ended: ``running``, ``completed``, ``interrupted``, ``failed``, ..."""
+        """How the last attempt ended: ``running``, ``completed``, ``interrupted``, ``failed``, ``killed``.
+
+        It was killed if it is running by its own account, and no process of the machine that ran it writes it.
+        """
         attempts = self.header["attempts"]
-        return attempts[-1]["status"] if attempts else "empty"
+        if not attempts:
+            return "empty"
+        running = attempts[-1]["status"] == "running" and attempts[-1].get("host") == socket.gethostname()
+        if not running or is_held(self.path / LOCK) is not False:
+            return attempts[-1]["status"]
+        now = read_header(self.path)["attempts"][-1]["status"]  # it may have ended since the header was read
+        return "killed" if now == "running" else now
 
     @property
     def planted(self) -> list[dict[str, Any]]:

@@ -138,3 +138,10 @@ def test_the_newest_run_is_found_last(tmp_path: Path) -> None:
         then = time.time() - age
         os.utime(tmp_path / name / "run.json", (then, then))
     assert [path.name for path in find_runs(tmp_path)] == ["a", "b", "c"]
+
+
+def test_a_folder_of_runs_says_which_lie_in_it(tmp_path: Path) -> None:
+    for name in "abcd":
+        writer(tmp_path / name).close("completed")
+    with pytest.raises(InputError, match=r"holds no run.json; runs in it: \S+a, \S+b, \S+c and 1 more"):
+        Run(tmp_path)

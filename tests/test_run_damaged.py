@@ -196,7 +196,7 @@ def entry(name: str, **about: Any) -> str:
 
 LAYERS = {"names": ["a"], "of": {}, "first": "a"}
 HEADERS = {
-    "missing": (None, "holds no run.json"),
+    "missing": (None, "holds no run.json$"),
     "empty": ("", "is damaged"),
     "cut": (header()[:-3], "is damaged"),
     "a list": ("[]", "does not describe a run"),

@@ -69,6 +69,29 @@ def whole(path: Path) -> np.ndarray:
     return frame["attempt"].to_numpy()
 
 
+def test_a_run_is_running_until_its_writer_ends_or_is_killed(tmp_path: Path) -> None:
+    heard, said = FRESH.Pipe(duplex=False)
+    process = FRESH.Process(target=_write, args=(tmp_path / "killed", 0, 0, 2, said))
+    process.start()
+    while heard.recv() != 2 * ROWS:
+        pass
+    early = Run(tmp_path / "killed")
+    assert early.status in ("running", "completed")  # it closes as soon as it is told
+    while heard.recv() != "closed":
+        pass
+    assert early.status == Run(tmp_path / "killed").status == "completed"  # although its process lives
+    process.kill()
+    process.join()
+    made = RunWriter(tmp_path / "own", HEADER)
+    run = Run(tmp_path / "own")
+    assert run.status == "running"
+    made.header["attempts"][-1]["host"] = "another machine"
+    made.update()
+    made._lock.release()  # as the end of the process does
+    assert run.status == "killed"
+    assert Run(tmp_path / "own").status == "running"  # nothing is known of another machine's processes
+
+
 @pytest.mark.slow
 def test_a_hundred_kills_lose_nothing_that_was_flushed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

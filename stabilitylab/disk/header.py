@@ -50,7 +50,7 @@ def _parsed(folder: Path, file: Path) -> Any:
         with open_regular(file) as opened:
             content = opened.read(LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
-        what = "holds no run.json" if folder.exists() else "does not exist"
+        what = f"holds no run.json{_runs_in(folder)}" if folder.exists() else "does not exist"
         raise InputError(f"{folder} is no run: it {what}") from error
     except (OSError, ValueError) as error:  # a ValueError: no path can hold a zero byte
         raise InputError(f"{file} cannot be read: {error}") from error
@@ -60,6 +60,18 @@ def _parsed(folder: Path, file: Path) -> Any:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
+
+
+def _runs_in(folder: Path) -> str:
+    """Say which runs lie in a folder that is none."""
+    try:
+        found = sorted(str(path.parent) for path in folder.glob("*/run.json"))
+    except OSError:
+        return ""
+    if not found:
+        return ""
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"; runs in it: {', '.join(found[:3])}{more}"
 
 
 def damage(header: Mapping[str, Any]) -> str:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import weakref
 from pathlib import Path
 
-__all__ = ["Lock"]
+__all__ = ["LOCK", "Lock", "is_held"]
+
+LOCK = ".writer.lock"
+"""Name of the file in a run."""
+
+TRIES, PAUSE = 5, 0.02
+"""Who only asks whether it is held (`is_held`) holds it for an instant."""
 
 
 class Lock:
@@ -25,10 +32,14 @@ class Lock:
         self._process = os.getpid()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         self._close = weakref.finalize(self, os.close, self._descriptor)
-        try:
-            _lock(self._descriptor)
-        except BlockingIOError as error:
-            raise BlockingIOError(error.errno, "another writer holds it", str(path)) from error
+        for tried in range(1, TRIES + 1):
+            try:
+                _lock(self._descriptor)
+                break
+            except BlockingIOError as error:
+                if tried == TRIES:
+                    raise BlockingIOError(error.errno, "another writer holds it", str(path)) from error
+                time.sleep(PAUSE)
         # A forked child shares the lock through its copy of the descriptor: unlocking there would take it from this
         # process, and keeping it would hold the lock when this process is gone. Closing the copy does neither.
         if hasattr(os, "register_at_fork"):
@@ -52,6 +63,25 @@ class Lock:
         if self.mine and self._close.alive:
             _unlock(self._descriptor)  # at once, also where a child was forked so lately that it has a copy yet
             self._close()
+
+
+def is_held(path: Path) -> bool | None:
+    """Tell whether a process of this machine holds a lock; None where that cannot be told."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 if sys.platform == "win32":

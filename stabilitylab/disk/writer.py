@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from stabilitylab.disk import parts
 from stabilitylab.disk.atomic import remove_leftovers, write_json
 from stabilitylab.disk.containment import holds_folder
 from stabilitylab.disk.header import LAST_STEP, SCHEMA, damage, plain, read_header, series_damage, series_folder
-from stabilitylab.disk.lock import Lock
+from stabilitylab.disk.lock import LOCK, Lock
 from stabilitylab.disk.part import write_part
 from stabilitylab.errors import InputError
 
@@ -50,7 +51,7 @@ class RunWriter:
             self.path = Path(os.path.realpath(path))  # stays the same if the program changes its folder
             self._holds_run(first_step)  # before anything is made
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = Lock(self.path / ".writer.lock")
+            self._lock = Lock(self.path / LOCK)
         except BlockingIOError as error:
             raise InputError(f"{path} is being written by another process, or by another writer in this one") from error
         except OSError as error:
@@ -85,7 +86,8 @@ class RunWriter:
         for attempt in old["attempts"]:
             if attempt["status"] == "running":
                 attempt.update(status="killed", ended=None)
-        attempts = [*old["attempts"], {"first_step": first_step, "started": _now(), "status": "running"}]
+        this = {"first_step": first_step, "started": _now(), "status": "running", "host": socket.gethostname()}
+        attempts = [*old["attempts"], this]
         self.header = plain(old | dict(header) | {"schema": SCHEMA, "series": old["series"], "attempts": attempts})
         for wrong in (damage(self.header), *(series_damage(*each) for each in old["series"].items())):
             if wrong:
