@@ -36,5 +36,8 @@ def validated(kind: type[Kind], values: Mapping[str, Any], section: str) -> Kind
                 said.append(f"{name} is not known; {section} has {', '.join(kind.model_fields)}")
                 continue
             given = f" was {each['input']!r}:" if each["loc"] else ""
-            said.append(f"{name}{given} {each['msg'].removeprefix('Value error, ')}")
+            expected = each["msg"].removeprefix("Value error, ")
+            if each["type"] in ("tuple_type", "list_type"):
+                expected = 'Input should be a list of numbers or quoted names, such as [0, 3] or ["a"]'
+            said.append(f"{name}{given} {expected}")
         raise InputError("; ".join(said)) from error

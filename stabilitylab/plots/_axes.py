@@ -155,7 +155,9 @@ def log_axis(axes: Axes, low: float, high: float, times: bool = False) -> None:
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     decades = np.log10(high / low)
-    if decades < 2.5:
+    if decades < 0.35:  # hardly a power of two: the ticks of a linear axis
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    elif decades < 2.5:
         subs: tuple[float, ...] = (1.0, 2.0, 5.0) if decades > 0.8 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
         axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
     else:

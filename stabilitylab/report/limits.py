@@ -12,9 +12,9 @@ LIMITS = MappingProxyType(
         "sampling": "What was left out, averaged or clipped before it was recorded leaves no trace.",
         "divergence": "A rise in the last steps is told as one that may come back, in the last ten not at all; what "
         "swings around its level, even ever wider, or slowly loses a part of what it had learned, is not seen.",
-        "spikes": "A spike lower than the least visible ratio of its layer is missed; a rise that stays is a shift of "
-        "the level, and only what stands out of the level that stays is a spike; of the first steps too little past is "
-        "known.",
+        "spikes": "A spike lower than the least visible ratio of its layer is missed; a rise that stays, or has stayed "
+        "for 50 steps where the record ends, is a shift of the level, and only what stands out of the level that "
+        "stays is a spike; of the first steps too little past is known.",
         "where spikes begin": "Onsets are whole steps: a tie says only that the order lies within one step. Where "
         "rises are gradual, the onset of a tall spike is found earlier than that of a small one; so the peaks must "
         "confirm what is claimed, and only the test of lead looks at events of similar height.",
