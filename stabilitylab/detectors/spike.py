@@ -61,7 +61,7 @@ class Parameters(parameters.Parameters):
     merge_gap: int = Field(5, ge=0)
     """Spikes with no more than so many quiet samples between them are one."""
     patience: int = Field(200, ge=10)
-    """A rise that lasts for so many samples, or for a quarter of them up to where the record ends, is a ``shift``, which
+    """A rise that lasts for so many samples, or a quarter of them up to the last one recorded, is a ``shift``, which
     the level follows; what stands out of it is a spike."""
     floor: float = Field(0.02, gt=0)
     """Smallest standard deviation of the noise on the log scale that is believed."""
