@@ -350,7 +350,7 @@ def test_a_kill_loses_at_most_the_last_buffer(tmp_path: Path) -> None:
                 break
         reached = int((line + run.stdout.read()).split()[-1])
     found = Run(tmp_path / "r")
-    assert found.status == "running"
+    assert found.status == "killed"
     rows = len(found["gradients.norm"])
     assert list(found["gradients.norm"].index) == list(range(rows))
     assert reached - 50 <= rows <= reached + 2  # the buffer holds at most 50 steps
