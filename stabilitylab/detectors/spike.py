@@ -250,7 +250,7 @@ class Detector:
                 quiet[touched % BLOCK, touched // BLOCK // every] = np.nan
             else:
                 quiet = score[:, ::every]
-            yield size, score, evidence_of(quiet[:, usual[::every]], 1 / size)
+            yield size, score, evidence_of(quiet[:, usual[::every]], size)
 
     def _notice(self, before: Past, masked: np.ndarray, shapes: Shapes) -> tuple[_Noticed, dict[int, Tail]]:
         """Return where a sum of whitened residuals stands out, and the tails of the noise of each sum."""

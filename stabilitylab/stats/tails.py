@@ -27,6 +27,10 @@ PRIOR = 0.15
 """One over the degrees of freedom that are assumed where a sample does not say."""
 
 
+LEAST, FEW = 24, 50
+"""Fewer values say nothing; up to so many may hold a part of what is looked for, and be far too wide."""
+
+
 class Tail(NamedTuple):
     """The upper tail of a sample of noise: a Student-t of its middle and spread."""
 
@@ -88,23 +92,24 @@ def tail_of(sample: np.ndarray, prior: float = PRIOR) -> Tail:
     return evidence_of(sample).tail(prior)
 
 
-def evidence_of(sample: np.ndarray, worth: float = 1.0) -> Evidence:
+def evidence_of(sample: np.ndarray, size: int = 1) -> Evidence:
     """Return what a sample says of its tails, from how many values lie beyond multiples of the median deviation.
 
     All of the lower side counts, which upward events do not touch, and the nearer values of the upper side.
 
     Args:
         sample: any shape; values that are not finite are left out.
-        worth: number of independent values that each one is worth.
+        size: number of values of standard deviation 1 in a row that each is the sum of: so many say no more than one,
+            and where too few say anything, their root is the spread.
     """
     ordered = np.sort(sample[np.isfinite(sample)], axis=None)
     none = np.zeros(len(SHAPES))
-    nothing = Evidence(none, none, none, 0.0, 1.0)
-    if len(ordered) < 50:
+    nothing = Evidence(none, none, none, 0.0, float(np.sqrt(size)))
+    if len(ordered) < LEAST:
         return nothing
     middle = float(ordered[len(ordered) // 2])
     center = float(np.median(np.abs(ordered - middle)))
-    if center <= 0:
+    if center <= 0 or (len(ordered) < FEW and center * MAD_TO_SD > 1.5 * nothing.spread):
         return nothing
     edges = (EDGES * center).astype(ordered.dtype)
     below = np.searchsorted(ordered, middle - edges[::-1], side="right")[::-1]
@@ -112,7 +117,7 @@ def evidence_of(sample: np.ndarray, worth: float = 1.0) -> Evidence:
     lower = _log_shares(len(EDGES)) @ -np.diff(below, append=0)
     inner = _log_shares(INNER) @ -np.diff(below)[:INNER]
     upper = _log_shares(INNER) @ -np.diff(above)[:INNER]
-    return Evidence(worth * (lower + upper), worth * upper, worth * inner, middle, center * MAD_TO_SD)
+    return Evidence((lower + upper) / size, upper / size, inner / size, middle, center * MAD_TO_SD)
 
 
 def shape_of_sum(shape: float, size: int) -> float:
