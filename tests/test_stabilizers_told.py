@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonschema
@@ -13,21 +15,35 @@ from test_training import go
 
 from stabilitylab import synthetic
 from stabilitylab.analysis import analyze
-from stabilitylab.findings import Finding, to_json
+from stabilitylab.findings import Episode, Finding, to_json
 from stabilitylab.run import Run
 from stabilitylab.schema import findings_schema
+from stabilitylab.telling import Evidence
+from stabilitylab.telling.stabilizers import tell_stabilizers
 
 STEPS, SPIKES = 1500, (400, 700, 1000, 1300)
 
 
-def told(path: Path, **extra: pd.DataFrame) -> Finding | None:
-    """Return what is told of a run with planted spikes of two layers and these series."""
+@cache
+def run_and_episodes() -> tuple[synthetic.Synthetic, tuple[Episode, ...]]:
+    """Return a run with planted spikes of two layers, and what an analysis makes of it."""
     made = synthetic.synthesize(steps=STEPS, layers=2, spikes=SPIKES, heights=(12.0,), seed=3)
+    with TemporaryDirectory() as folder:
+        synthetic.write(Path(folder) / "r", made)
+        episodes = analyze(Run(Path(folder) / "r")).episodes
+    assert [each.start for each in episodes] == pytest.approx(list(SPIKES), abs=2)
+    return made, episodes
+
+
+def told(path: Path, **extra: pd.DataFrame) -> Finding | None:
+    """Return what is told of that run with these series besides."""
+    made, episodes = run_and_episodes()
     series = {**made.series, **{name.replace("__", "."): frame for name, frame in extra.items()}}
     synthetic.write(path, synthetic.Synthetic(series, {}, made.layers, (), made.parameters))
-    analysis = analyze(Run(path))
-    assert [each.start for each in analysis.episodes] == pytest.approx(list(SPIKES), abs=2)
-    return next((each for each in analysis.findings if each.kind == "stabilizers"), None)
+    empty: Any = {"frames": {}, "events": (), "lags": pd.DataFrame(), "resolution": {}, "compared": {}}
+    found = tell_stabilizers(Evidence(Run(path), episodes=episodes, parameters={"near": 10}, **empty))
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def frame(**columns: Any) -> pd.DataFrame:
