@@ -14,9 +14,9 @@ class Probe(probe.Probe):
     """Series ``stabilizers.coefficient``, ``.first_layer``, ``.update``, ``.reset``: those that the training has.
 
     ``coefficient``: by what the gradients were multiplied, 1 where nothing was clipped; a column for all of them
-    (``total``), each layer, or each tensor. ``first_layer``: by what those of the first layer were multiplied
-    besides. ``update``: by what the optimizer itself
-    multiplied the update of a tensor; NaN where it made none. ``reset``: 1 where the moments were forgotten, else 0.
+    (``total``), each layer, or each tensor. ``first_layer``: by what those of the first layer were multiplied besides.
+    ``update``: by what the optimizer itself multiplied the update of a tensor; NaN where it made none. ``reset``: 1
+    where the moments were forgotten, else 0.
 
     The training says so by ``optimizer.stabilizers``: an object with ``labels``, the name of a series without its
     ``stabilizers.`` to its columns, and ``latest``, after each step, the same name to a value for each column. Seen at

@@ -84,8 +84,8 @@ class Stabilizers:
         """What is told of each step, and its columns.
 
         ``coefficient``: by what gradients were multiplied, in total, of a layer, or of a tensor. ``first_layer``: by
-        what those of the first layer were multiplied besides.
-        ``update``: by what StableAdamW multiplied the update of a tensor. ``reset``: whether moments were forgotten.
+        what those of the first layer were multiplied besides. ``update``: by what StableAdamW multiplied the update of
+        a tensor. ``reset``: whether moments were forgotten.
         """
         self.latest: dict[str, Tensor | list[float]] = {}
         """The same of the last step: a factor for each column, 1 where nothing was clipped; of a reset 0 or 1."""
