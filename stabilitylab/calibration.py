@@ -32,7 +32,7 @@ STEPS = 8192
 SAMPLES, SERIES = 400_000, 64
 """Resampled samples, and series, in which false alarms are counted, at most; spikes are planted in 3/4 as many more."""
 
-BLOCK, LONGEST = 64, 256
+BLOCK, LONGEST = 24, 256
 """Samples in a block that is drawn: an eighth of the series, between these; every seam may cut a burst in two."""
 
 LEAST = 8
@@ -45,7 +45,7 @@ BESIDE = 5
 """Spikes of two layers with no more steps between them are one event of both."""
 
 APART = 120
-"""Samples from one planted spike to the next."""
+"""Samples from one planted spike to the next; half of a shorter series."""
 
 SMOOTH = 32
 """The level is the median of so many samples, joined by straight lines."""
@@ -214,7 +214,7 @@ def _noise(
             centers.append(first + SMOOTH / 2)
             medians.append(float(np.median(some)))
     noisy = np.concatenate([[0], np.cumsum(~quiet)])
-    for size in (block, BLOCK):  # shorter ones where spikes are frequent
+    for size in (block, max(block // 4, BLOCK)):  # shorter ones where spikes are frequent
         starts = np.flatnonzero(noisy[size:] == noisy[:-size])
         if centers and len(starts) >= len(log) // 4:
             break
@@ -229,7 +229,8 @@ def _tried(
 ) -> tuple[int, np.ndarray, np.ndarray]:
     """Return the events in so many series without spikes; and by height the spikes found, and planted, in others."""
     log = noise.draw(quiet + spiked * len(HEIGHTS), rng)
-    at = APART + np.arange(0, len(log) - APART - 1, APART) + rng.integers(0, APART // 2)
+    apart = min(APART, len(log) // 2)
+    at = apart + np.arange(0, len(log) - apart - 1, apart) + rng.integers(0, apart // 2)
     at = at[at < len(log)]
     height = np.repeat(np.log(HEIGHTS), spiked)
     log[at, quiet:] += height

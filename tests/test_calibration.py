@@ -53,7 +53,19 @@ def test_what_layers_have_together_and_what_is_too_early_is_no_noise():
     assert max(told) < 1
 
 
+def test_short_records_say_it_too():
+    """Of many series of 200 steps, those that each says of itself are as many as there are."""
+    told, there = [], 0
+    for seed in range(8):
+        each = frame("autocorrelated", (200, 24), seed)
+        found = calibrate(each, *DETECTOR.examine("g", each), DETECTOR)
+        told.append(found.false_alarms.value)
+        there += len(DETECTOR.detect("g", each, {}))
+        assert found.power[2.0].value < 0.95 < found.power[10.0].value
+    assert 0.5 < np.mean(told) / (there / (8 * 200 * 24) * 1e4) < 1.5
+
+
 def test_what_is_too_short_or_never_quiet_cannot_be_said():
-    assert calibrate(frame("gaussian", (300, 3), 0), [], {}, DETECTOR) is None
+    assert calibrate(frame("gaussian", (150, 3), 0), [], {}, DETECTOR) is None
     assert calibrate(pd.DataFrame(np.zeros((2000, 2))), [], {}, DETECTOR) is None
     assert calibrate(pd.DataFrame(np.full((2000, 2), np.nan)), [], {}, DETECTOR) is None

@@ -231,7 +231,9 @@ def test_what_has_no_partner_counts_neither_in_means_nor_in_words(analyses):
     rows = found.runs[(found.runs["pair"] != -1) & (found.runs["group"] == "b")]
     assert table.loc["spikes_per_10k", "mean_second"] == rows["spikes_per_10k"].mean()
     (sentence,) = compare(groups(analyses, **runs), ["diverged"]).sentences
-    assert sentence == "the share of diverged runs is 0 in every pair of runs of a and b (2 paired seeds)."
+    assert (
+        sentence == "the share of diverged runs is the same in every pair of runs of a and b (2 paired seeds; mean 0)."
+    )
     assert any("but broken, without a partner, not at all" in note for note in found.notes)
     every = compare(groups(analyses, **runs), ["diverged"], paired=False)
     assert every.table["mean_second"].tolist() == [pytest.approx(1 / 3)]
@@ -243,6 +245,18 @@ def test_a_measure_that_no_pair_tells_is_not_recorded():
     second = pd.DataFrame({"final_accuracy": [np.nan, np.nan, 0.7, 0.8]})
     (row,) = contrast(first, second, [(0, 0), (1, 1)], ("a", "b"), 0)
     assert (row["verdict"], row["runs_first"], row["pairs"]) == ("not recorded", 0, 0)
+
+
+def test_pairs_that_agree_are_equal_although_seeds_differ():
+    alike = pd.DataFrame({"rank": [3.0, 5.0, 4.0]})
+    rows = contrast(alike, alike, [(0, 0), (1, 1), (2, 2)], ("a", "b"), 0)
+    assert [row["verdict"] for row in rows] == ["equal"]
+    said = headline(corrected(rows, 0.05), 3, 1)
+    assert (
+        said == "the effective rank at the end is the same in every pair of runs of a and b (3 paired seeds; mean 4)."
+    )
+    (crossed,) = corrected(contrast(alike, alike, [(0, 1), (1, 2), (2, 0)], ("a", "b"), 0), 0.05)["verdict"]
+    assert crossed != "equal"
 
 
 def test_an_infinite_loss_is_no_zero_difference():

@@ -19,7 +19,7 @@ VERDICTS: Mapping[str, str] = {
     "lower": "the second group is lower",
     "not decided": "chance alone makes such a difference too often",
     "too few runs": "no difference between so few runs could be told from chance",
-    "equal": "the measure has the same value in all runs that are compared",
+    "equal": "the measure has the same value in all runs that are compared, or in both runs of each pair",
     "not recorded": "a group has no run that tells it, or no pair of runs does",
 }
 """Verdict to its meaning; the second group is compared with the first."""
@@ -83,7 +83,7 @@ def _difference(
     together = np.concatenate([one, other])
     value = 0.0 if abs(found.value) <= TINY else found.value  # NaN where a value is infinite
     row: dict[str, Any] = {"exact": found.exact, "difference": value}
-    if (together == together[0]).all():
+    if np.array_equal(one, other) if paired else (together == together[0]).all():
         return row | {"difference": 0.0, "verdict": "equal"}
     ranks = rankdata(together)  # where a value is infinite no mean exists
     way = found.value if np.isfinite(found.value) else ranks[len(one) :].mean() - ranks[: len(one)].mean()

@@ -65,8 +65,10 @@ def _clause(row: Mapping[str, Any], begins: bool, group: str) -> str:
     if row["verdict"] == "equal":
         subject = f"the number of {noun}" if name in COUNTED else f"the {noun}"
         value = _plain(name, row["mean_first"])
-        each = "pair of runs" if row["pairs"] else "run"
-        return f"{subject} is {value} in every {each} of {first} and {second}{_in_brackets(inside)}"
+        if row["pairs"]:
+            inside.append(f"mean {value}")
+        where = "the same in every pair of runs" if row["pairs"] else f"{value} in every run"
+        return f"{subject} is {where} of {first} and {second}{_in_brackets(inside)}"
     if row["p_corrected"] == row["p_corrected"]:
         inside.append(f"p {equals(row['p_corrected'])}")
     decision = "" if row["verdict"] in DECIDED else f": {row['verdict']}" + " to decide" * (row["verdict"] == FEW)

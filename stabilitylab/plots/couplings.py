@@ -45,7 +45,7 @@ FEW = 6
 LONGEST = 100
 """Letters of a title at most; the panels say the same."""
 
-COLORS = {"update": ORANGE, "adam": "#7a4fa3", "loss": INK, "accuracy": BLUE, "rank": GREEN}
+COLORS = {"update": ORANGE, "adam": "#7a4fa3", "loss": "#b5489a", "accuracy": BLUE, "rank": GREEN}
 NAMES = {"update": "update / weight norm", "adam": "Adam's RMS", "loss": "loss", "accuracy": "kNN accuracy"}
 SHORT = {"update": "updates", "adam": "Adam's RMS", "loss": "loss", "accuracy": "accuracy"}
 
@@ -181,6 +181,9 @@ def _said(table: pd.DataFrame, panel: Panel, layer: str, number: int) -> str:
     if panel.signal == "gradient":
         return "the spikes themselves" if panel.name == layer else ""
     place, row = _place(table, panel.signal)
+    if row is not None and place == "too few events":
+        _, warning = _pair(table, panel.signal)
+        return f"{place} ({int(row['warnings' if warning else 'targets'])} here, {count(number, 'spike')})"
     if row is None or place not in ("before", "with", "after"):
         return place
     when = "with the spikes" if place == "with" else f"{abs(float(row['lead'])):.0f} steps {place}"
