@@ -20,7 +20,7 @@ import pandas as pd
 from stabilitylab.findings import Event
 from stabilitylab.signals import Signal
 from stabilitylab.stats.difference import holm
-from stabilitylab.stats.lag import FEWEST, cluster, match, median_interval, sign_p
+from stabilitylab.stats.lag import FEWEST, ambiguous, cluster, match, median_interval, sign_p
 from stabilitylab.stats.surrogates import jitter, shift_blocks
 from stabilitylab.stats.triggered import Excess, excess, moved_into, num_within
 
@@ -56,7 +56,7 @@ COLUMNS = (
     "warnings", "targets", "matched", "later", "ties", "sooner", "lead", "low", "high",
     "followed", "precision", "precision_by_chance", "preceded", "recall", "recall_by_chance",
     "p_jitter", "p_shift", "p", "p_adjusted", "p_smallest", "near", "near_by_chance", "p_near", "p_near_adjusted",
-    "p_order", "p_order_adjusted", "p_order_smallest", "verdict", "reason",
+    "p_order", "p_order_adjusted", "p_order_smallest", "ambiguous", "verdict", "reason",
 )  # fmt: skip
 
 
@@ -93,7 +93,8 @@ def couplings(
     Returns:
         Columns `COLUMNS`: ``lead``, ``low``, ``high`` in steps between the onsets of matched events; ``precision`` the
         part of the warnings that a target follows, ``recall`` the part of the targets that a warning precedes, both by
-        at least one step and within the horizon; ``p_smallest`` the adjusted p that so many events could reach.
+        at least one step and within the horizon; ``p_smallest`` the adjusted p that so many events could reach;
+        ``ambiguous`` whether events come so regularly that those on the other side may as well be the partners.
         Verdicts: warns, together (coupled, no order seen), follows, no better than chance, too few events, not
         recorded.
     """
@@ -133,19 +134,21 @@ def _row(
         "target_series": target.series, "target_label": target.label,
         "warning_every": warning.every, "target_every": target.every, "horizon": reach, "width": width,
         "warnings": len(first), "targets": len(later), "matched": 0, "later": 0, "ties": 0, "sooner": 0,
-        "followed": 0, "preceded": 0, "verdict": "", "reason": "",
+        "followed": 0, "preceded": 0, "ambiguous": False, "verdict": "", "reason": "",
     }  # fmt: skip
     missing = [each.missing for each in (warning, target) if each.missing]
     if missing:
         return row | {"verdict": "not recorded", "reason": "; ".join(missing)}
     if len(first) == 0 or len(later) == 0:
         return row
-    lead = _leads(first, later, reach)
+    pairs = match(first, later, reach)
+    lead = later[pairs[:, 1]] - first[pairs[:, 0]]
     low, high = median_interval(lead, np.arange(len(lead))) if len(lead) else (np.nan, np.nan)
     row |= {
         "matched": len(lead), "later": int((lead > 0).sum()), "ties": int((lead == 0).sum()),
         "sooner": int((lead < 0).sum()), "lead": float(np.median(lead)) if len(lead) else np.nan,
         "low": low, "high": high, "p_order": sign_p(lead) if len(lead) else np.nan,
+        "ambiguous": ambiguous(first, later, pairs),
     }  # fmt: skip
     return row | _chance(first, later, (warning, target), (reach, near, width), draws, rng)
 
@@ -154,11 +157,6 @@ def onsets(events: Iterable[Event], gap: int) -> np.ndarray:
     """Return when events begin, in steps, sorted; of those that no gap separates the first."""
     times = np.sort(np.array([each.onset for each in events], dtype=float))
     return times[np.unique(cluster(times, gap), return_index=True)[1]]
-
-
-def _leads(first: np.ndarray, later: np.ndarray, reach: int) -> np.ndarray:
-    pairs = match(first, later, reach)
-    return later[pairs[:, 1]] - first[pairs[:, 0]]
 
 
 def _chance(
@@ -220,7 +218,7 @@ def _verdict(row: Mapping[str, Any], alpha: float) -> tuple[str, str]:
     if row["matched"] < FEWEST:
         return "too few events", f"{row['matched']} matched events, {FEWEST} needed"
     late, early = row["target_every"] - 1, row["warning_every"] - 1
-    ordered = row["p_order_adjusted"] <= alpha
+    ordered = row["p_order_adjusted"] <= alpha and not row["ambiguous"]
     if ordered and row["low"] > late:
         return "warns", "the target follows by more than its own spacing hides"
     if ordered and row["high"] < -early:
@@ -228,6 +226,8 @@ def _verdict(row: Mapping[str, Any], alpha: float) -> tuple[str, str]:
     if row["p_near_adjusted"] <= alpha:
         hidden = f": the spacing hides one within {max(late, early)} steps" if late or early else ""
         return "together", f"near each other, and no order can be claimed{hidden}"
+    if row["ambiguous"]:
+        return "no better than chance", "events come so regularly that those on the other side may be the partners"
     if row["p_order_smallest"] > alpha:
         return "too few events", f"{row['matched']} matched events cannot claim an order at p = {alpha:g}"
     return "no better than chance", "in the same stretches of the run, but neither in an order nor near each other"

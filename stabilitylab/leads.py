@@ -21,6 +21,7 @@ from stabilitylab.second_opinion import Curves
 from stabilitylab.stats.correlation import Alike
 from stabilitylab.stats.lag import (
     FEWEST,
+    ambiguous,
     by_cluster,
     cluster,
     match,
@@ -33,13 +34,14 @@ from stabilitylab.stats.lag import (
 from stabilitylab.stats.page import Trend, page_trend
 from stabilitylab.stats.surrogates import association, jitter, shift_blocks
 
-__all__ = ["COLUMNS", "FEWEST", "WIDTHS", "depth_trend", "lags", "side_by_side"]
+__all__ = ["AGAINST", "AMBIGUOUS", "COLUMNS", "FEWEST", "WIDTHS", "depth_trend", "lags", "side_by_side"]
 
-WIDTHS = (50, 100, 200, 400)
+WIDTHS = (25, 50, 100, 200, 400)
 """Steps by which clusters of the first layer are moved at most: the p-value of an association for each of them."""
 
 USUAL_WIDTH = 200
-"""The width whose p-value is corrected over layers."""
+"""The width whose p-value is corrected over layers; so is that of the smallest one of twice what counts as near, which
+hardly leaves a short phase."""
 
 BLOCK = 500
 """Steps of a block whose events are shifted together."""
@@ -50,24 +52,29 @@ LARGEST = 4_000_000
 SIMILAR = 1.5
 """Events whose heights differ by no more than this factor cannot differ in time because of their heights."""
 
+AMBIGUOUS = "spikes come so regularly that those on the other side may as well be the partners"
+AGAINST = "in one of the runs, taken alone, the order is the other way around"
+
 COLUMNS = (
     "first", "layer", "depth", "events_first", "events_layer", "matched", "clusters", "later", "ties", "sooner",
     "lag", "low", "high", "lag_peak", "low_peak", "high_peak", "p", "p_adjusted", "p_wilcoxon", "p_smallest",
-    "lag_least", "lag_most", "similar", "lag_similar", "lag_alike", "low_alike", "high_alike", "agrees",
+    "lag_least", "lag_most", "ambiguous", "similar", "lag_similar", "lag_alike", "low_alike", "high_alike", "agrees",
     "near", "near_by_chance", *(f"p_near_{width}" for width in WIDTHS), "p_near_shift", "p_near_adjusted",
-    "verdict", "reason",
+    "runs", "runs_agree", "most_of_one_run", "verdict", "reason",
 )  # fmt: skip
 """The columns of a table of lags.
 
 ``lag``, ``low``, ``high``: median over ``clusters`` in steps between onsets (half-rise), ``*_peak`` between peaks.
 ``p``: sign test over clusters; ``p_adjusted``: of onsets or of peaks, whichever is larger, corrected over layers by the
 largest statistic; ``p_wilcoxon``: likewise by signed ranks of onsets; ``p_smallest``: what so many clusters without a
-tie could reach. ``lag_least``, ``lag_most``: over thresholds. ``lag_similar``: of the ``similar`` pairs whose heights
+tie could reach. ``lag_least``, ``lag_most``: over thresholds. ``ambiguous``: whether the events on the other side may
+as well be the partners, as of regular spikes with a long lag. ``lag_similar``: of the ``similar`` pairs whose heights
 differ by a factor of at most `SIMILAR`. ``*_alike``: lag of the largest cross-correlation of the log magnitudes, and
 ``agrees``: 1 if its interval meets that of the lag, else 0. ``near``: events of the first layer with one of this layer
 nearby; ``p_near_*``: against clusters of the first layer moved by so many steps at most, or shifted in blocks of
-`BLOCK`; ``p_near_adjusted``: over layers, the larger of both. ``verdict``: leads, follows, together, inconclusive, or
-too few events.
+`BLOCK`; ``p_near_adjusted``: over layers, the largest of three. ``runs``: those with a match; in ``runs_agree`` of them
+the lag has the sign of the whole; ``most_of_one_run``: matches in the run with most. ``verdict``: leads, follows,
+together, inconclusive, or too few events.
 """
 
 
@@ -137,7 +144,8 @@ def lags(
     frames = [magnitudes] if isinstance(magnitudes, pd.DataFrame) else list(magnitudes or ())
     begins = np.unique(clusters, return_index=True)[1]
     curves = Curves.around(frames, shifts, first, lead.onset[begins], window)
-    found = [_row(lead, own, clusters, window, thresholds) for own in of.values()]
+    starts = np.array([min(each.start for each in run) + by for run, by in zip(runs, shifts, strict=True) if run])
+    found = [_row(lead, own, clusters, starts, window, thresholds) for own in of.values()]
     rows = [row for row, _ in found]
     for name, row, around in zip(of, rows, near_by, strict=True):
         alike = curves.compare(name, np.random.default_rng([seed, 1]), draws)
@@ -193,7 +201,7 @@ def side_by_side(runs: Sequence[Sequence[Event]], apart: int) -> tuple[list[Even
 
 
 def _row(
-    lead: Spikes, later: Spikes, clusters: np.ndarray, window: int, thresholds: Sequence[float]
+    lead: Spikes, later: Spikes, clusters: np.ndarray, starts: np.ndarray, window: int, thresholds: Sequence[float]
 ) -> tuple[dict[str, Any], _Matched]:
     """Return what follows from the matched events of one layer, and their lags."""
     pairs = match(lead.onset, later.onset, window)
@@ -216,6 +224,7 @@ def _row(
         "p_smallest": min(1.0, 2.0 ** (1 - untied)) if len(pairs) else np.nan,
         "lag_least": min(over, default=np.nan),
         "lag_most": max(over, default=np.nan),
+        "ambiguous": ambiguous(lead.onset, later.onset, pairs),
         "similar": len(similar),
         "lag_similar": float(np.median(similar)) if len(similar) >= FEWEST else np.nan,
     }
@@ -223,7 +232,22 @@ def _row(
     for suffix, values in (("", onset), ("_peak", peak)):
         row[f"lag{suffix}"] = float(np.median(by_cluster(values, member))) if len(values) else np.nan
         row[f"low{suffix}"], row[f"high{suffix}"] = median_interval(values, member)
+    row |= _by_run(onset, member, np.searchsorted(starts, lead.onset[ours], side="right"), float(row["lag"]))
     return row, _Matched(onset, peak, member)
+
+
+def _by_run(lags: np.ndarray, member: np.ndarray, run: np.ndarray, lag: float) -> dict[str, Any]:
+    """Return how many runs have a match, how many of them have the sign of the lag, and whether one contradicts it."""
+    numbers, counts = np.unique(run, return_counts=True)
+    middles = [by_cluster(lags[run == each], member[run == each]) for each in numbers]
+    agree = [float(np.median(each)) * lag > 0 for each in middles]
+    against = [sign_p(each) for each, same in zip(middles, agree, strict=True) if not same and np.median(each) != 0]
+    return {
+        "runs": len(numbers),
+        "runs_agree": sum(agree),
+        "most_of_one_run": int(counts.max(initial=0)),
+        "p_against": min(min(against, default=1.0) * len(numbers), 1.0),
+    }
 
 
 def _over_thresholds(lead: Spikes, later: Spikes, window: int, thresholds: Sequence[float]) -> list[float]:
@@ -248,12 +272,14 @@ def _associations(
         for width in WIDTHS
     }
     moved["p_near_shift"] = association(lead.onset, others, shift_blocks(lead.onset, BLOCK, draws, rng), near)
+    narrow = next((width for width in WIDTHS if width >= 2 * near), WIDTHS[-1])
+    tests = [moved[f"p_near_{width}"] for width in (narrow, USUAL_WIDTH)] + [moved["p_near_shift"]]
     usual, blocks = moved[f"p_near_{USUAL_WIDTH}"], moved["p_near_shift"]
     rows = []
     for at, each in enumerate(others):
         known = len(lead.onset) > 0 and len(each) > 0
         p = {name: float(found.p[at]) if known else np.nan for name, found in moved.items()}
-        p["p_near_adjusted"] = max(float(usual.p_adjusted[at]), float(blocks.p_adjusted[at])) if known else np.nan
+        p["p_near_adjusted"] = max(float(each.p_adjusted[at]) for each in tests) if known else np.nan
         chance = max(float(usual.expected[at]), float(blocks.expected[at]))
         rows.append({"near": int(usual.together[at]), "near_by_chance": chance} | p)
     return rows
@@ -287,7 +313,7 @@ def _judge(rows: Sequence[dict[str, Any]], matched: Sequence[_Matched], alpha: f
 def _verdict(row: Mapping[str, Any], alpha: float) -> tuple[str, str]:
     if row["matched"] < FEWEST:
         return "too few events", f"{row['matched']} matched events, {FEWEST} needed"
-    doubt = _doubt(row)
+    doubt = _doubt(row, alpha)
     above, below = (row["low"] > 0 and row["low_peak"] > 0), (row["high"] < 0 and row["high_peak"] < 0)
     if row["p_adjusted"] <= alpha and (above or below) and not doubt:
         heights = "and among events of similar height" if row["similar"] >= FEWEST else "of any heights"
@@ -310,8 +336,12 @@ def _verdict(row: Mapping[str, Any], alpha: float) -> tuple[str, str]:
     return "inconclusive", "the interval of the lag includes zero and is wider than one step"
 
 
-def _doubt(row: Mapping[str, Any]) -> str:
+def _doubt(row: Mapping[str, Any], alpha: float) -> str:
     """Return why the sign of a lag is not believed; nothing if it is."""
+    if row["ambiguous"]:
+        return AMBIGUOUS
+    if row["p_against"] <= alpha:
+        return AGAINST
     if row["lag_least"] * row["lag_most"] < 0:
         return "the sign of the lag turns with the detection threshold"
     if row["lag"] * row["lag_similar"] < 0:

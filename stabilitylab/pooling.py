@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -12,6 +12,7 @@ from stabilitylab.episodes import layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Episode, Finding
 from stabilitylab.leads import COLUMNS, lags
+from stabilitylab.phrasing import ending, joined
 from stabilitylab.sampling import blind_span, limit_lags
 from stabilitylab.telling.leads import say_depth, say_lead
 
@@ -71,8 +72,26 @@ def pool(analyses: Sequence[Analysis]) -> Pooled:
         magnitudes=frames,
     )
     table = limit_lags(table, max(blind_span(each.index.to_numpy()) for each in frames))
-    findings = [say_lead(table, limits), *say_depth(episodes, layers.names, limits)] if episodes else []
-    return Pooled(names, table, tuple(findings))
+    if not episodes:
+        return Pooled(names, table, ())
+    depth = [_unless_one_contradicts(each, analyses) for each in say_depth(episodes, layers.names, limits)]
+    return Pooled(names, table, (say_lead(table, limits), *depth))
+
+
+def _unless_one_contradicts(pooled: Finding, analyses: Sequence[Analysis]) -> Finding:
+    """Return the finding without its claim if a run alone claims the opposite."""
+    opposite = {"deeper later": "deeper sooner", "deeper sooner": "deeper later"}.get(pooled.verdict)
+    against = [
+        each.run.name
+        for each in analyses
+        for own in each.findings
+        if own.kind == pooled.kind and own.verdict == opposite
+    ]
+    if not against:
+        return pooled
+    alone = f"{joined(against)}, taken alone, say{ending(len(against))} the opposite"
+    sentence = f"{pooled.sentence} No order is claimed of them together: {alone}."
+    return replace(pooled, verdict="none", sentence=sentence)
 
 
 def _is_spike(kind: str, series: str) -> bool:

@@ -94,6 +94,13 @@ class TestOrder:
 
 
 class TestRestraint:
+    def test_what_follows_after_more_than_half_the_spacing_has_no_order(self):
+        times = 200 + np.cumsum(100 + np.round(10 * np.random.default_rng(0).standard_normal(45)))
+        row = coupled(times, times + 60)
+        assert row["p_order_adjusted"] < 0.01
+        assert row["verdict"] not in ("warns", "follows")
+        assert coupled(times, times + 20)["verdict"] == "warns"
+
     def test_few_events_say_so(self):
         assert coupled(TIMES[:4], TIMES + 5)["verdict"] == "too few events"
         row = coupled(TIMES[:5], TIMES[:5] + 40)

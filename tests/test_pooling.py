@@ -47,6 +47,22 @@ def test_seeds_say_together_what_none_says_alone(analyses):
     }
 
 
+def test_nothing_is_claimed_of_runs_that_contradict_each_other(tmp_path):
+    """Eight spikes in each of six runs run up the depth in five of them, and down in one."""
+    several = []
+    for seed in range(6):
+        lags = (0, 4, 8, 12) if seed else (12, 8, 4, 0)
+        planted = PLANTED | {"steps": 2000, "spikes": tuple(range(300, 1900, 200)), "lags": lags}
+        synthetic.write(tmp_path / f"run{seed}", seed=seed, **planted)
+        several.append(analyze(Run(tmp_path / f"run{seed}"), draws=200))
+    lead, depth = pool(several).findings
+    assert lead.verdict == "inconclusive"
+    assert "6 runs, in which the order is the same in 5" in lead.sentence
+    assert depth.verdict == "none"
+    assert depth.sentence.endswith("No order is claimed of them together: run0, taken alone, says the opposite.")
+    assert [each.verdict for each in pool(several[1:]).findings] == ["leads", "deeper later"]
+
+
 def test_one_run_pooled_is_that_run(analyses):
     pooled, alone = pool([analyses["seed0"]]), analyses["seed0"]
     assert pooled.lags.equals(alone.lags)

@@ -156,5 +156,8 @@ def _sentence(lags: pd.DataFrame, first: str) -> str:
     later = count(len(lags), "later layer")
     if number["too few events"] == len(lags):
         return f"Too few events to say whether {first} leads"
-    said = [f"{name} {number[name]}" for name in ("leads", "follows") if number[name]]
-    return f"{first} {' and '.join(said)} of {later}" if said else f"{first} neither leads nor follows in {later}"
+    ordered = [f"{name} {number[name]}" for name in ("leads", "follows") if number[name]]
+    if ordered:
+        return f"{first} {' and '.join(ordered)} of {later}"
+    others = ", ".join(f"{name} {each}" for name, each in number.items() if each)
+    return f"No order between {first} and {later}: {others}"

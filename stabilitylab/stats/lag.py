@@ -16,6 +16,7 @@ from scipy.special import bdtr
 
 __all__ = [
     "FEWEST",
+    "ambiguous",
     "by_cluster",
     "cluster",
     "match",
@@ -30,6 +31,9 @@ __all__ = [
 
 FEWEST = 5
 """With fewer events or clusters nothing is said."""
+
+FARTHER = 3.0
+"""Where spikes come regularly the partner on the other side must be so many times as far as the nearest one."""
 
 
 def match(first: np.ndarray, later: np.ndarray, window: float) -> np.ndarray:
@@ -56,6 +60,43 @@ def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
     right = np.clip(np.searchsorted(others, times), 0, len(others) - 1)
     left = np.maximum(right - 1, 0)
     return np.where(np.abs(others[left] - times) <= np.abs(others[right] - times), left, right)
+
+
+def ambiguous(first: np.ndarray, later: np.ndarray, pairs: np.ndarray) -> bool:
+    r"""Return whether the events on the other side may as well be the partners, so that the order is not known.
+
+    Of spikes every 100 steps that are followed 60 steps later, the nearest is 40 steps before::
+
+        first layer   ____|\_________|\_________|\____
+        later layer   _________|\_________|\_________
+                          |----|  60 each time, the truth
+                               |-----|  40, the nearest
+
+    True partners keep their distance, others have it blurred by the time from spike to spike. So the other side is to
+    be believed if its distances scatter less than those of the pairs; if both scatter alike, the spikes come regularly
+    and it is open unless the other side is `FARTHER`.
+
+    Args:
+        first: times, sorted, shape (A,).
+        later: times, sorted, shape (B,).
+        pairs: as `match` returns them.
+    """
+    ours, theirs = pairs.T
+    lags = later[theirs] - first[ours]
+    lag = float(np.median(lags)) if len(lags) else 0.0
+    if lag > 0:
+        at = np.searchsorted(later, first[ours], side="left") - 1
+    else:
+        at = np.searchsorted(later, first[ours], side="right")
+    there = (at >= 0) & (at < len(later))
+    if lag == 0 or there.sum() < FEWEST:
+        return False
+    others = later[at[there]] - first[ours][there]
+    other = float(np.median(others))
+    scatter, scatter_other = (float(np.median(np.abs(each - np.median(each)))) for each in (lags, others))
+    if scatter > 2 * scatter_other + 1:
+        return True
+    return scatter_other < 2 * scatter + 1 and abs(other) < FARTHER * abs(lag)
 
 
 def cluster(times: np.ndarray, gap: float) -> np.ndarray:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import bdtrc, ndtri
+from scipy.special import ndtri
 
-__all__ = ["binomial_p", "mcnemar_z", "normal_quantile", "standard_error", "two_proportion_z"]
+__all__ = ["mcnemar_z", "normal_quantile", "standard_error", "two_proportion_z"]
 
 
 def standard_error(proportion: np.ndarray | float, samples: int) -> np.ndarray:
@@ -47,11 +47,6 @@ def mcnemar_z(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     size = np.sqrt((change**2).sum(axis=-1))
     total = change.sum(axis=-1)
     return np.divide(total, size, out=np.zeros_like(total), where=size > 0)
-
-
-def binomial_p(successes: int, number: int) -> float:
-    """Return the probability of at least so many successes where success and failure are equally likely."""
-    return float(bdtrc(successes - 1, number, 0.5)) if successes > 0 else 1.0
 
 
 def normal_quantile(tail: float) -> float:

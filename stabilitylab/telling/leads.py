@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stabilitylab.findings import Episode, Event, Finding
-from stabilitylab.leads import FEWEST, WIDTHS, depth_trend
+from stabilitylab.leads import AGAINST, AMBIGUOUS, FEWEST, WIDTHS, depth_trend
 from stabilitylab.phrasing import count, ending, equals, joined, signed
 from stabilitylab.sampling import spacing
-from stabilitylab.stats.proportion import binomial_p
+from stabilitylab.stats.precedence import Precedence, precedence
 from stabilitylab.telling.evidence import Evidence
 
 __all__ = ["say_depth", "say_lead", "tell_lead", "tell_origin"]
@@ -46,10 +47,11 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
     if tallest:
         top, top_count = tallest.most_common(1)[0]
         sentence += f" Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
-    hits = _first_hits(episodes, evidence.of("spike", series="gradients.norm"))
-    sooner, later = zip(*(_sides(hits, first, time) for time in ("onset", "peak")), strict=True)
-    p_first = max(binomial_p(more, more + less) for more, less in zip(sooner, later, strict=True))
-    p_other = max(binomial_p(more, more + less) for more, less in zip(later, sooner, strict=True))
+    by_onset, by_peak = _precedence(
+        episodes, evidence.of("spike", series="gradients.norm"), first, evidence.parameters["seed"]
+    )
+    p_first = max(by_onset.p_sooner, by_peak.p_sooner)
+    p_other = max(by_onset.p_later, by_peak.p_later)
     elsewhere = sum(first not in each.first_layers for each in episodes)
     numbers = {
         "episodes": number,
@@ -57,8 +59,8 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
         "begin_alone_in": dict(alone),
         "tallest_in": dict(tallest),
         "several_begin_together": together,
-        "first_layer_sooner": sooner[0],
-        "first_layer_later": later[0],
+        "first_layer_sooner": by_onset.sooner,
+        "first_layer_later": by_onset.later,
         "p_first_layer": p_first,
         "p_other_layers": p_other,
     }
@@ -76,49 +78,41 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
     events = tuple(sorted(event for each in episodes for event in each.events))
     method = (
         "earliest onset (half-rise on the log scale) and largest ratio within each episode; one-sided sign test of "
-        "whether the first layer comes before most of the others that were hit or after, which is as likely where "
-        "layers spike in any order; of onsets and of peaks the larger p"
+        "whether the first layer comes before most of the others that were hit or after, against any order of the "
+        "spikes of an episode, in which a layer of many comes early more often; of onsets and of peaks the larger p"
     )
     parameters = {"episode_gap": evidence.parameters["episode_gap"], "alpha": alpha}
     return [Finding("where spikes begin", sentence, verdict, numbers, method, parameters, events)]
 
 
-def _first_hits(episodes: Sequence[Episode], spikes: Sequence[Event]) -> list[list[Event]]:
-    """Return the first spike of each layer that was hit in each episode; an episode itself keeps the tallest.
+def _precedence(episodes: Sequence[Episode], spikes: Sequence[Event], first: str, seed: int) -> list[Precedence]:
+    """Return how often the first layer comes sooner than most of those that an episode hits, by onset and by peak.
 
     Args:
-        episodes: any order.
+        episodes: any order; each keeps the tallest spike of a layer alone.
         spikes: of all layers, ordered by start.
+        first: layer.
+        seed: of the random orders.
     """
-    found = []
+    hits = []
     for each in episodes:
-        hits = {event.label: event for event in each.events}
-        first = bisect_left(spikes, each.start, key=lambda one: one.start)
-        last = bisect_right(spikes, each.stop, key=lambda one: one.start)
-        for event in spikes[first:last]:
-            if event.label in hits:
-                hits[event.label] = min(hits[event.label], event, key=lambda one: one.onset)
-        found.append(list(hits.values()))
-    return found
-
-
-def _sides(hits: Sequence[Sequence[Event]], first: str, time: str) -> tuple[int, int]:
-    """Return in how many episodes the first layer comes before more of the other layers than after, and after more."""
-    sides = Counter[int]()
-    for each in hits:
-        times = {event.label: getattr(event, time) for event in each}
-        if first in times:
-            own = times[first]
-            before, after = (sum(own < one for one in times.values()), sum(own > one for one in times.values()))
-            sides[(before > after) - (before < after)] += 1
-    return sides[1], sides[-1]
+        hit = [event.label for event in each.events]
+        names = [first, *(name for name in hit if name != first)]
+        since = bisect_left(spikes, each.start, key=lambda one: one.start)
+        until = bisect_right(spikes, each.stop, key=lambda one: one.start)
+        own = [(names.index(one.label), one.onset, one.peak) for one in spikes[since:until] if one.label in names]
+        if first in hit:
+            hits.append(np.array(own).T)
+    layers, onsets, peaks = zip(*hits, strict=True) if hits else ((), (), ())
+    return [precedence(layers, onsets, times, np.random.default_rng(seed)) for times in (onsets, peaks)]
 
 
 LEAD_METHOD = (
     "one-to-one matched events; median lag of onsets over clusters, with an interval of interpolated order statistics; "
     "exact sign test over clusters, corrected over layers by the largest statistic when clusters are mirrored in time "
     "(beside it Wilcoxon's); test and interval of onsets and of peaks must both hold, and the sign must not turn "
-    "over thresholds or among events of similar height; association against clusters of the first layer moved at "
+    "over thresholds, among events of similar height or in a run of several, nor may the events on the other side keep "
+    "a steadier distance; association against clusters of the first layer moved at "
     "random within several widths, and shifted in blocks; second opinion: cross-correlation of the log magnitudes"
 )
 
@@ -168,7 +162,7 @@ def say_lead(table: pd.DataFrame, parameters: Mapping[str, Any]) -> Finding:
         "other_by_correlation": dict(zip(apart["layer"], apart["lag_alike"], strict=True)),
     }
     used = {name: parameters[name] for name in ("window", "near", "alpha", "thresholds", "draws", "seed")}
-    sentence = _too_few(table) if judged.empty else _order(table, judged, parameters["alpha"])
+    sentence = _too_few(table) if judged.empty else _order(table, judged, parameters)
     return Finding("lead", sentence, verdict, numbers, LEAD_METHOD, used)
 
 
@@ -180,7 +174,7 @@ def _too_few(table: pd.DataFrame) -> str:
     )
 
 
-def _order(table: pd.DataFrame, judged: pd.DataFrame, alpha: float) -> str:
+def _order(table: pd.DataFrame, judged: pd.DataFrame, parameters: Mapping[str, Any]) -> str:
     """Say the order of the layers that could be judged, on how much it stands, and what speaks against it."""
     first = table["first"].iloc[0]
     groups = dict(iter(judged.groupby("verdict", sort=False)))
@@ -202,9 +196,21 @@ def _order(table: pd.DataFrame, judged: pd.DataFrame, alpha: float) -> str:
     said.append(
         f"This stands on {_between(judged['matched'])} matched spikes a layer, {ties} of them at the same step; {reach}"
     )
-    alone = judged[~(judged["p_near_adjusted"] <= alpha)]
+    if judged["runs"].max() > 1:
+        said.append(
+            f"They come from {_between(judged['runs'])} runs, in which the order is the same in "
+            f"{_between(judged['runs_agree'])}; one run has {_between(judged['most_of_one_run'])} of them"
+        )
+    near = parameters["near"]
+    longer = (judged["low"] > near) | (judged["high"] < -near)  # a lag beyond what counts as near
+    alone = judged[~(judged["p_near_adjusted"] <= parameters["alpha"]) & ~longer]
     if len(alone):
-        said.append(f"No more often than by chance at nearly the same time: {joined(list(alone['layer']))}")
+        within = f"within {near} steps"
+        said.append(f"No more often than by chance {within} of a spike of {first}: {joined(list(alone['layer']))}")
+    for reason in (AMBIGUOUS, AGAINST):
+        doubted = judged[judged["reason"] == reason]
+        if len(doubted):
+            said.append(f"{reason[:1].upper()}{reason[1:]}: {joined(list(doubted['layer']))}")
     apart = judged[judged["agrees"] == 0]
     if len(apart):
         other = apart.drop(columns=["lag", "low", "high"]).rename(columns=ALIKE)

@@ -6,7 +6,8 @@ Nulls, of a first layer and five later ones: *independent* layers; independent l
 *common* events at lag 0 with timing noise; common events at lag 0 of *unequal* heights (100x and 8x) and ramps, where
 a taller event is also noticed sooner. The first two are nulls of the association as well. Event lists make many
 runs; the rows "detected" go through the spike detector instead. A claim is a run that says of any layer that the first
-one leads or follows it.
+one leads or follows it. Of *regular* spikes, which are followed after more than half the time to the next, a claim is
+the wrong sign.
 """
 
 from __future__ import annotations
@@ -55,6 +56,19 @@ def independent(rng: np.random.Generator) -> list[Event]:
 def shared_phase(rng: np.random.Generator, length: int = 3000) -> list[Event]:
     times = {name: np.r_[rng.integers(2000, 2000 + length, 20), rng.integers(0, STEPS, 4)] for name in NAMES}
     return [event(name, t) for name in NAMES for t in np.unique(times[name])]
+
+
+def short_phases(rng: np.random.Generator, number: int, length: int, events: int) -> list[Event]:
+    """Independent layers that have events in several short phases alone, in all layers the same ones."""
+    begins = 500 + np.arange(number) * (STEPS // number) + rng.integers(0, 1000, number)
+    times = {name: (begins[:, None] + rng.integers(0, length, (number, events))).ravel() for name in NAMES}
+    return [event(name, t) for name in NAMES for t in np.unique(times[name])]
+
+
+def regular(rng: np.random.Generator, number: int = 25) -> list[Event]:
+    """Spikes every 100 steps, with a deviation of 20, which later layers follow after 60."""
+    times = 200 + np.cumsum(100 + 20 * rng.standard_normal(number))
+    return [event(name, t + 60 * (name != "a")) for name in NAMES for t in times]
 
 
 def bursty_phase(rng: np.random.Generator) -> list[Event]:
@@ -262,6 +276,9 @@ def main() -> None:
         errors("independent", independent, runs, seed, associated=True)
         errors("unstable phase", shared_phase, runs, seed + 1, associated=True)
         errors("phase of 600 steps", partial(shared_phase, length=600), runs, seed + 2, associated=True)
+        errors("2 phases of 200 steps", partial(short_phases, number=2, length=200, events=12), runs, seed + 6, True)
+        errors("3 phases of 100 steps", partial(short_phases, number=3, length=100, events=8), runs, seed + 7, True)
+        errors("regular, 60 of 100 later", regular, runs, seed + 8, associated=False)
         errors("bursts in a phase", bursty_phase, runs, seed + 3, associated=True)
         errors("common", common, runs, seed + 4, associated=False)
         errors("unequal heights", unequal, runs, seed + 5, associated=False)
