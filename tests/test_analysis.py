@@ -228,13 +228,23 @@ class TestAnalyze:
         assert "tallest_layer" not in finding(analysis, "spikes").numbers
         assert finding(analysis, "where spikes begin").numbers["tallest_in"] == {}
 
-    @pytest.mark.parametrize("measurements", [12, 13, 14, 20])
+    @pytest.mark.parametrize("measurements", [11, 12, 13, 20])
     def test_few_measurements_are_said_to_be_no_judgement(self, tmp_path, measurements):
         made = make(tmp_path / "r", steps=10 * measurements, layers=2, knn_every=10)
         found = finding(analyze(made), "dips")
-        assert found.numbers["judged"] == max(measurements - 13, 0)
-        assert found.verdict == ("not judged" if measurements < 14 else "none")
-        assert ("from measurement 14 on" if measurements < 14 else "first 13 were not judged") in found.sentence
+        assert found.numbers["judged"] == (measurements - 3 if measurements >= 13 else 0)
+        assert found.verdict == ("not judged" if measurements < 13 else "none")
+        assert ("where there are 13" if measurements < 13 else "beyond its fluctuation") in found.sentence
+
+    def test_a_curve_in_which_no_fall_could_stand_out_is_not_judged(self, tmp_path):
+        made = synthetic.synthesize(steps=200, layers=2, knn_every=10)
+        accuracy = made.series["knn.accuracy"]
+        accuracy.iloc[:, :] = np.tile([[0.9], [0.1]], (len(accuracy) // 2, accuracy.shape[1]))
+        synthetic.write(
+            tmp_path / "r", synthetic.Synthetic(dict(made.series), made.about, made.layers, made.truth, made.parameters)
+        )
+        found = finding(analyze(Run(tmp_path / "r"), draws=200), "dips")
+        assert (found.verdict, "fluctuates so much in 20" in found.sentence) == ("not judged", True)
 
     def test_votes_that_do_not_cover_the_curve_are_said(self, tmp_path):
         made = synthetic.synthesize(steps=2000, layers=2, dips=(1500,), depth=0.2)

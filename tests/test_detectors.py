@@ -158,17 +158,29 @@ class TestDip:
         assert found[0.0] == 0
         assert found[0.15] >= 36
 
-    @pytest.mark.parametrize("length", [8, 12, 13, 14, 16, 18])
-    def test_a_deep_fall_is_seen_from_the_first_measurement_that_is_judged(self, length, rng):
-        """Fifteen points are sixty standard errors of 50,000 images; the same fall one measurement earlier is not."""
-        fewest = dip.FEWEST_MEASUREMENTS
-        for at in {length - 1, min(fewest - 1, length - 1), min(fewest - 2, length - 1)}:
-            truth = 0.1 + 0.7 * (1 - np.exp(-8 * np.arange(length) / length))
-            truth[at] -= 0.15
-            frame = pd.DataFrame({"bank": rng.binomial(50_000, truth) / 50_000})
-            events, compared = dip.Detector().examine("knn.accuracy", frame, {"samples": 50_000})
-            assert compared["bank"].judged == max(length - fewest + 1, 0)
-            assert [each.start for each in events] == ([at] if at >= fewest - 1 else [])
+    @pytest.mark.parametrize("length", [8, 12, 13, 16, 20, 40])
+    def test_a_deep_fall_is_seen_early_where_there_are_enough_measurements(self, length, rng):
+        """A fall to chance, for good or for two measurements, is a hundred standard errors of 10,000 images."""
+        judged = length - dip.EARLY if length >= dip.FEWEST_MEASUREMENTS else 0
+        for at in (3, 5, 7, length - 1):
+            for until in {at + 2, length}:
+                truth = 0.3 + 0.5 * (1 - np.exp(-np.arange(length) / 4))
+                truth[at:until] = 0.1
+                frame = pd.DataFrame({"bank": rng.binomial(10_000, truth) / 10_000})
+                events, compared = dip.Detector().examine("knn.accuracy", frame, {"samples": 10_000})
+                assert compared["bank"].judged == judged
+                # of a short curve most of the fluctuation that is known is of the fall
+                if not judged or (length >= 20 or at == length - 1):
+                    assert [each.start for each in events] == ([at] if judged else [])
+
+    @pytest.mark.parametrize("length", [13, 20, 45])
+    def test_a_rise_and_the_noise_of_its_beginning_are_no_falls(self, length, rng):
+        found = []
+        for _ in range(150):
+            truth = 0.2 + 0.6 * (1 - np.exp(-np.arange(length) / 6)) + 0.02 * rng.standard_normal(length)
+            frame = pd.DataFrame({"bank": rng.binomial(1000, truth) / 1000})
+            found += dip.Detector().detect("knn.accuracy", frame, {"samples": 1000})
+        assert len(found) <= 3
 
     def test_a_slow_way_back_is_no_second_dip_and_a_second_fall_is_one(self, rng):
         steps = np.arange(300)

@@ -26,8 +26,11 @@ LEVEL = 5
 LEAST = 8
 """The fluctuation is known from so many levels on, each with the measurement after it."""
 
-FEWEST_MEASUREMENTS = LEVEL + LEAST + 1
-"""From this measurement on a fall can be judged: sampling alone does not say how much a model wanders."""
+FEWEST_MEASUREMENTS = LEVEL + LEAST
+"""With so many measurements falls can be judged: sampling alone does not say how much a model wanders."""
+
+EARLY, CAUTION = 3, 2.0
+"""Before the fluctuation is known, from so many measurements on, it is taken for so many times that of the first ones."""
 
 SPREADS = (40, 120)
 """The fluctuation is taken from so many measurements before, from `LEAST` on, and from the whole curve, which knows a
@@ -117,8 +120,11 @@ class Detector:
         length = len(values)
         masked = np.zeros(length, dtype=bool)
         found: list[_Found] = []
+        compared = Compared(0, 0)
         for _ in range(PASSES):
             before = _past(values, ~masked)
+            if found and not np.isfinite(before.spread).any():
+                break  # without what fell hardly anything is left
             fallen = np.zeros(length, dtype=int)  # the smallest number of measurements that shows the fall
             paired = np.zeros(length, dtype=bool)
             for number in TOGETHER:
@@ -271,18 +277,27 @@ def _past(values: np.ndarray, valid: np.ndarray, least: int = LEAST) -> _Past:
     members = np.zeros((length, LEVEL), dtype=int)
     if len(used) < LEVEL + least:
         return _Past(level, level, members, dict.fromkeys(TOGETHER, level), level)
-    windows = sliding_window_view(used, LEVEL)
+    windows = sliding_window_view(np.concatenate([np.repeat(used[:1], LEVEL - EARLY), used]), LEVEL)
     count = np.cumsum(valid) - valid
-    enough = count >= LEVEL
-    members[enough] = windows[count[enough] - LEVEL]
+    enough = count >= EARLY
+    members[enough] = windows[count[enough] - EARLY]
     level[enough] = np.median(values[members[enough]], axis=1)
     white = _white(values[used], least)
-    spreads = {number: _spread(values[used], level[used], white, number, least)[count] for number in TOGETHER}
+    settled = np.where(count >= LEVEL, level, np.nan)[used]
+    known = {number: _spread(values[used], settled, white, number, least) for number in TOGETHER}
+    spreads = {number: _from_early_on(each)[count] for number, each in known.items()}
     least_one = np.fmax(spreads[1], 1e-3 * np.abs(level))
     for number, each in spreads.items():  # no mean is more exact than that of measurements without a memory
         part = np.sqrt((1 / number + 1 / MEDIAN_WORTH) / (1 + 1 / MEDIAN_WORTH))
         spreads[number] = np.where(np.isfinite(spreads[1]), np.fmax(each, part * least_one), np.nan)
-    return _Past(level, spreads[1], members, spreads, np.concatenate([[np.nan], white])[count])
+    return _Past(level, spreads[1], members, spreads, _from_early_on(np.concatenate([[np.nan], white]))[count])
+
+
+def _from_early_on(spread: np.ndarray) -> np.ndarray:
+    """Return the fluctuation before each value, where it is not known yet with caution that of the first ones."""
+    at = np.arange(len(spread))
+    early = (at >= EARLY) & (at < FEWEST_MEASUREMENTS)
+    return np.where(early, CAUTION * spread[min(SPREADS[0], len(spread) - 1)], spread)
 
 
 def _following(values: np.ndarray, number: int) -> np.ndarray:

@@ -51,14 +51,14 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
     parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
     if not compared.judged:
         sentence = f"{count(measured, 'measurement')} of the kNN accuracy: too few to tell a dip from its fluctuation. "
-        sentence += f"A fall can be judged from measurement {dip.FEWEST_MEASUREMENTS} on: probe more often."
+        sentence += f"Falls can be judged where there are {dip.FEWEST_MEASUREMENTS}: probe more often."
+        return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
+    if not events and compared.smallest >= curve.max():
+        sentence = f"The kNN accuracy fluctuates so much in {measured:,} measurements that no fall of it can be told."
         return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
     if not events:
         sentence = f"No dip of the kNN accuracy beyond its fluctuation in {measured:,} measurements"
         sentence += f"{_reach(trials, compared)}."
-        if compared.judged < measured / 2:
-            early = measured - compared.judged
-            sentence += f" The first {early} were not judged: they have fewer than {early} before them."
         return [Finding("dips", sentence, "none", numbers, method, parameters)]
     deepest = max(events, key=lambda each: each.height)
     numbers |= {"deepest": deepest.height, "deepest_step": deepest.peak}
