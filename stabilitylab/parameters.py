@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from stabilitylab.errors import InputError
 
@@ -18,6 +19,23 @@ class Parameters(BaseModel):
     """Frozen parameters: unknown names and values out of range or not finite are refused at construction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is expected: they would be 1 and 0."""
+        kinds = _choices(cls.model_fields[str(info.field_name)].annotation)
+        number, truth = int in kinds or float in kinds, bool in kinds or any(isinstance(each, bool) for each in kinds)
+        if isinstance(value, bool) and number and not truth:
+            raise ValueError("Input should be a number")
+        return value
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Return the types and values that a value may be."""
+    if get_origin(annotation) in (Union, UnionType, Annotated, Literal):
+        return [choice for each in get_args(annotation) for choice in _choices(each)]
+    return [annotation]
 
 
 def validated(kind: type[Kind], values: Mapping[str, Any], section: str) -> Kind:

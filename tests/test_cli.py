@@ -184,6 +184,13 @@ def test_presets_and_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert re.search(r"log: about \d+\.\d MB", output)
     assert "spectrum.rank" not in output
     assert list(tmp_path.iterdir()) == []
+    code, output = cli("train", "--dry-run", "--set", "record.mirror=nosuch")
+    assert (code, "no mirror is named 'nosuch'" in output) == (1, True)
+
+
+def test_a_run_is_not_written_among_images(tmp_path: Path) -> None:
+    code, output = cli("train", "--data", tmp_path, "--out", tmp_path / "val")
+    assert (code, "lies in the folder of the images" in output) == (1, True)
 
 
 def test_version() -> None:

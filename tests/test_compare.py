@@ -21,6 +21,7 @@ from stabilitylab.compare.contrast import VERDICTS, contrast, corrected
 from stabilitylab.compare.picture import figure_of
 from stabilitylab.compare.sentences import headline
 from stabilitylab.errors import InputError
+from stabilitylab.importing import import_run
 from stabilitylab.run import Run
 from stabilitylab.stats.difference import excess_error, holm, paired_difference, unpaired_difference
 
@@ -257,6 +258,17 @@ def test_pairs_that_agree_are_equal_although_seeds_differ():
     )
     (crossed,) = corrected(contrast(alike, alike, [(0, 1), (1, 2), (2, 0)], ("a", "b"), 0), 0.05)["verdict"]
     assert crossed != "equal"
+
+
+def test_a_picture_of_measures_that_no_run_tells(tmp_path):
+    for name in "ab":
+        pd.DataFrame({"loss": np.ones(60)}).rename_axis("step").to_csv(tmp_path / f"{name}.csv")
+        import_run([tmp_path / f"{name}.csv"], tmp_path / name)
+    code = CliRunner().invoke(
+        main, ["compare", str(tmp_path / "a"), "--", str(tmp_path / "b"), "--out", str(tmp_path / "out")]
+    )
+    assert code.exit_code == 0, code.output
+    assert (tmp_path / "out/comparison.png").is_file()
 
 
 def test_an_infinite_loss_is_no_zero_difference():

@@ -340,6 +340,35 @@ def test_importing_loads_no_torch_and_writes_nothing_outside(tmp_path):
     assert not [each for each in (tmp_path / "run").iterdir() if each.name.startswith(".importing")]
 
 
+def test_a_run_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    pd.DataFrame({"loss": np.ones(60)}).rename_axis("step").to_csv(tmp_path / "log.csv")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stabilitylab.importing.assemble", full)
+        with pytest.raises(InputError, match="run cannot be written: No space left on device"):
+            import_run([tmp_path / "log.csv"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    import_run([tmp_path / "log.csv"], tmp_path / "run")
+    assert len(Run(tmp_path / "run")["training.loss"]) == 60
+
+
+def test_integers_beyond_those_that_a_float_holds_are_rounded(tmp_path):
+    frame = pd.DataFrame({"loss": np.ones(30), "time_ns": 1_795_919_318_296_258_247 + np.arange(30)})
+    frame.rename_axis("step").reset_index().to_parquet(tmp_path / "log.parquet")
+    run = imported(tmp_path, tmp_path / "log.parquet")
+    assert run["imported.time_ns"]["time_ns"].to_numpy() == pytest.approx(1.795919318e18)
+
+
+def test_values_that_repeat_a_step_are_counted_once(tmp_path):
+    pd.DataFrame({"step": np.repeat([5, 6], 30), "loss": np.arange(60)}).to_csv(tmp_path / "log.csv", index=False)
+    told = cli("import", tmp_path / "log.csv", "--dry-run").output
+    assert "loss -> training.loss loss: 2 values every step" in told
+    assert "58 values at a step that had one already; the last one counts" in told
+
+
 def test_two_runs_are_not_mixed_into_one(tmp_path):
     for name, first in (("a", 0), ("b", 0), ("c", 40)):
         index = pd.RangeIndex(first, first + 60, name="step")

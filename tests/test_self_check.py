@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,19 @@ def an_entry_that_never_changes(net, optimizer, recorder, step):
 )
 def test_nothing_is_said_of_a_loop_that_is_right(tmp_path: Path, loop: Loop) -> None:
     assert check(tmp_path / "r", loop)["mistake"] == "passed"
+
+
+def test_norms_that_overflow_single_precision_are_no_mistake(tmp_path: Path) -> None:
+    def huge(net, optimizer, recorder, step):
+        optimizer.zero_grad()
+        backward(net, step, 1e25)
+        recorder.step()
+
+        optimizer.step()
+
+    verdict = check(tmp_path / "r", huge, steps=3)
+    assert verdict["mistake"] in ("passed", "not checked"), verdict
+    assert np.isinf(Run(tmp_path / "r")["gradients.norm"].to_numpy()).any()
 
 
 def test_an_optimizer_that_is_never_stepped_or_not_given_is_not_checked(tmp_path: Path) -> None:

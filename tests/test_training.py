@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from stabilitylab import InputError, Run, plugins
@@ -246,7 +247,7 @@ def test_a_damaged_checkpoint_is_named_before_anything_is_removed(tmp_path: Path
     for name, content, message in (
         ("state.json", json.dumps(state).encode(), "00000020 does not fit the configuration"),
         ("model.safetensors", (last / "backbone.safetensors").read_bytes(), "00000020 does not fit the configuration"),
-        ("model.safetensors", b"torn", "00000020 is damaged"),
+        ("model.safetensors", b"torn", "00000020 is damaged: .*; remove it to go on from 00000010"),
     ):
         kept = (last / name).read_bytes()
         (last / name).write_bytes(content)
@@ -258,6 +259,23 @@ def test_a_damaged_checkpoint_is_named_before_anything_is_removed(tmp_path: Path
     assert [each["status"] for each in run.header["attempts"]] == ["completed"]
     with pytest.raises(InputError, match="holds no checkpoint"):
         checkpoints.latest(tmp_path)
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = checkpoints.save_file
+
+    def full(content: Any, file: Path) -> None:
+        if "00000020" in str(file):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        written(content, file)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    outcome, run = go(tmp_path / "r")
+    assert (outcome.status, len(run["gradients.norm"])) == ("completed", 24)
+    assert "checkpoint after 20 steps could not be written, and training goes on: I/O error: No space" in caplog.text
+    assert sorted(os.listdir(tmp_path / "r/checkpoints")) == ["00000010", "00000024"]
 
 
 # ---- what goes wrong

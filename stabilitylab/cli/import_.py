@@ -52,7 +52,7 @@ def import_(
     order = [each.strip() for each in (layers or "").split(",") if each.strip()]
     if dry_run or out is None:
         plan = survey(sources, maps, step, order)
-        notes = plan.notes()
+        notes = plan.notes() + plan.repeated()
     else:
         plan, notes = import_run(sources, out, maps, step, order)
     if as_json:

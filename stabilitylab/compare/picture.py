@@ -69,9 +69,9 @@ def _runs(axes: Axes, found: Comparison, name: str, groups: list[str]) -> None:
         mine = table[table["group"] == group]
         values = factor * mine[name].to_numpy(dtype=float)
         shown = values[np.isfinite(values)]
-        axes.plot(shown, np.full(len(shown), at), "o", color=color_of(at), markersize=5.5, alpha=0.8, zorder=3,
-                  markeredgecolor="white", markeredgewidth=0.6, clip_on=False, gid="runs")  # fmt: skip
         if len(shown):
+            axes.plot(shown, np.full(len(shown), at), "o", color=color_of(at), markersize=5.5, alpha=0.8, zorder=3,
+                      markeredgecolor="white", markeredgewidth=0.6, clip_on=False, gid="runs")  # fmt: skip
             middle = np.exp(np.log(shown).mean()) if unit == "x" else shown.mean()
             axes.plot([middle], [at], "|", color=color_of(at), markersize=15, markeredgewidth=2, gid="mean")
         beyond = int(np.isinf(values).sum())
@@ -84,8 +84,13 @@ def _runs(axes: Axes, found: Comparison, name: str, groups: list[str]) -> None:
     axes.set_yticks([])
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    if unit == "x":
+    if not axes.lines:
+        axes.set_xticks([])  # no value, no scale
+    elif unit == "x":
         axes.set_xscale("log")
+        alike = np.unique(np.concatenate([np.asarray(line.get_xdata()) for line in axes.lines]))
+        if len(alike) == 1:
+            axes.set_xlim(alike[0] / 2, alike[0] * 2)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=9))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
@@ -130,12 +135,13 @@ def _differences(axes: Axes, found: Comparison, name: str) -> None:
         said = cells(row)[DIFFERENCE] if decided else str(row["verdict"])
         axes.annotate(said, (1.02, at), xycoords=("axes fraction", "data"), va="center", fontsize=8.5,
                       color=INK if decided else GREY, fontweight="bold" if decided else "normal")  # fmt: skip
-    reach = reach or 1.0
-    axes.set_xlim(-1.1 * reach, 1.1 * reach)
+    axes.set_xlim(-1.1 * (reach or 1.0), 1.1 * (reach or 1.0))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    if rows["scale"].iloc[0] == "ratio":
+    if not np.isfinite(rows["difference"].astype(float)).any():
+        axes.set_xticks([])
+    elif rows["scale"].iloc[0] == "ratio":
         axes.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
         axes.xaxis.set_major_formatter(lambda value, _: f"{short(float(np.exp(value)))}x")

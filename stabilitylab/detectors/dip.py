@@ -30,7 +30,7 @@ FEWEST_MEASUREMENTS = LEVEL + LEAST
 """With so many measurements falls can be judged: sampling alone does not say how much a model wanders."""
 
 EARLY, CAUTION = 3, 2.0
-"""Before the fluctuation is known, from so many measurements on, it is taken for so many times that of the first ones."""
+"""Before the fluctuation is known, from so many measurements on, it is so many times that of the first ones."""
 
 SPREADS = (40, 120)
 """The fluctuation is taken from so many measurements before, from `LEAST` on, and from the whole curve, which knows a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -50,11 +51,11 @@ def import_run(
     """Write the run that logs tell of; arguments as for `survey`.
 
     Memory holds some million values, and one row group of a Parquet table, whatever the length of the logs: values wait
-    in a file in ``out``, which is removed.
+    in a file in ``out``, which is removed, and the run stands there whole or not at all.
 
     Args:
         sources: files and folders of one run.
-        out: the run folder; must not hold a run. It is left as it was if a log cannot be read.
+        out: the run folder; must not hold a run. It is left as it was if a log cannot be read, or the run not written.
         maps: see `survey`.
         step: see `survey`.
         layers: see `survey`.
@@ -87,7 +88,12 @@ def import_run(
         if apart:
             plan = make_plan(log, patterns, apart, layers)
             _, ends = out_of_step(plan, spool)
-        return plan, _write(plan, spool, ends, out)
+        notes = _write(plan, spool, ends, waiting / "run")
+        for each in sorted((waiting / "run").iterdir(), key=lambda path: path.name == "run.json"):  # the header last
+            os.replace(each, out / each.name)
+        return plan, notes
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(waiting)
         if made and not any(out.iterdir()):

@@ -139,7 +139,7 @@ def _numbers(column: Any) -> tuple[np.ndarray, np.ndarray]:
         kind = column.type
     present = ~np.asarray(column.is_null())
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind) or pa.types.is_decimal(kind):
-        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=float), present
+        return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=float), present
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return np.full(len(column), np.nan), np.zeros(len(column), dtype=bool)
     try:

@@ -66,7 +66,8 @@ class Plan:
                 column = self.log.columns[number]
                 found.append(
                     {
-                        "column": column.name, "series": series.name, "label": label, "values": column.count,
+                        "column": column.name, "series": series.name, "label": label,
+                        "values": column.count - column.repeated,
                         "first": column.first, "last": column.last, "every": column.every,
                         "largest_gap": column.largest_gap, "nonfinite": column.nonfinite,
                     }
@@ -84,6 +85,11 @@ class Plan:
             return []
         own = [self.log.columns[series.columns[0]] for series in self.series if series.name.startswith("imported.")]
         return accuracies([each.name for each in own if 0 < each.largest <= 100])
+
+    def repeated(self) -> list[str]:
+        """Return how many values are lost to others at their step, as far as they follow each other."""
+        number = sum(self.log.columns[each].repeated for series in self.series for each in series.columns)
+        return [counted(number, "values at a step that had one already; the last one counts")] if number else []
 
     def notes(self) -> list[str]:
         """Return what could not be read, and other things to know, one sentence each."""

@@ -53,6 +53,11 @@ class Column:
         self.largest = max(self.largest, float(each.values[finite].max(initial=-np.inf)))
 
     @property
+    def repeated(self) -> int:
+        """How many values come at the step of the one before."""
+        return max(self._gaps[0] - 1, 0)  # the first one counts as its own
+
+    @property
     def every(self) -> float:
         """The usual number of steps from value to value: the median, or the mean where they are in no order."""
         forward = self._forward()

@@ -61,10 +61,30 @@ def save(
     """Write a checkpoint under a temporary name, sync and rename it, and remove the oldest ones.
 
     ``backbone.safetensors`` and ``backbone.json`` are for others: a plain timm model takes them.
+
+    Raises:
+        OSError: if it cannot be written; nothing of it is left, and older ones stay.
     """
     folder = run / "checkpoints"
     final = folder / f"{state.step:08d}"
     temporary = folder / f".{final.name}.tmp"
+    try:
+        _write(temporary, state, backbone, timm_arguments)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+    sync_folder(folder)
+    if keep:
+        for old in _all(run)[:-keep]:
+            shutil.rmtree(old.path)
+    return Checkpoint(state.step, final)
+
+
+def _write(temporary: Path, state: State, backbone: Mapping[str, Tensor], timm_arguments: Mapping[str, Any]) -> None:
+    """Write the files of a checkpoint, each synced."""
     tensors, plain = pack(state.optimizer)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -80,14 +100,6 @@ def save(
             os.fsync(handle.fileno())
     write_json(temporary / "backbone.json", timm_arguments)
     write_json(temporary / "state.json", {"step": state.step, "optimizer": plain, "scaler": state.scaler})
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    sync_folder(folder)
-    if keep:
-        for old in _all(run)[:-keep]:
-            shutil.rmtree(old.path)
-    return Checkpoint(state.step, final)
 
 
 def _all(run: Path) -> list[Checkpoint]:
@@ -122,4 +134,6 @@ def load(checkpoint: Checkpoint) -> State:
         optimizer = unpack(tensors["optimizer"], plain["optimizer"])
         return State(int(plain["step"]), tensors["model"], optimizer, tensors["probes"], plain["scaler"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"{checkpoint.path} is damaged: {error}") from error
+        older = [each.path.name for each in _all(checkpoint.path.parents[1]) if each.step < checkpoint.step]
+        said = f"; remove it to go on from {older[-1]}" if older else "; there is no older one"
+        raise InputError(f"{checkpoint.path} is damaged: {error}{said}") from error

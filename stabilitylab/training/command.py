@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,6 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from stabilitylab import plugins
 from stabilitylab.errors import InputError
 from stabilitylab.phrasing import occasions
 from stabilitylab.recording.instruments import build_probes
@@ -75,7 +77,9 @@ def dry_run(config: Config) -> Iterator[str]:
 
 
 def _plan(setup: Setup) -> Iterator[str]:
-    method = setup.method
+    method, mirror = setup.method, setup.config.record.mirror
+    if mirror is not None:
+        plugins.load("mirrors", mirror)  # which fails here as it would in the training
     target = make_target(method, setup.optimizer, held_out=setup.held_out)
     built, _ = build_probes(setup.probes, target)
     size = sum(each.numel() for each in target.trainable.values())
@@ -100,11 +104,14 @@ def _plan(setup: Setup) -> Iterator[str]:
 
 def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> int:
     """Train and return the exit code: 0, 1 after a failure, 128 + signal after an interruption."""
-    last = checkpoints.latest(resume) if resume else None
+    last = _last_checkpoint(resume) if resume else None
     show_warnings()
     folder = resume or out or _new_folder(runs, config.preset)
     if resume is None and (folder / "run.json").exists():
         raise InputError(f"{folder} holds a run already; choose another folder with --out, or --resume it")
+    images = config.data.path
+    if images is not None and Path(images).resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise InputError(f"{folder} lies in the folder of the images, {images}; choose another one with --out")
     with process_group(config.train.device) as ranks:
         setup = prepare(config, open_dataset(config.data), ranks, resumed=last is not None)
         if last is not None and last.step >= setup.total:
@@ -118,6 +125,13 @@ def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> in
     return 0 if outcome.status == "completed" else 1
 
 
+def _last_checkpoint(path: Path) -> checkpoints.Checkpoint:
+    try:
+        return checkpoints.latest(path)
+    except InputError as error:
+        raise InputError(f"{error} to go on from; train anew in another folder, with --out") from error
+
+
 class _Told(logging.Handler):
     """Warnings of the package, one line each on standard error, above a progress bar if there is one."""
 
@@ -125,8 +139,13 @@ class _Told(logging.Handler):
         click.echo(f"warning: {record.getMessage()}", err=True)
 
 
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
 def show_warnings() -> None:
-    """Print warnings of the package on standard error."""
+    """Print warnings on standard error, one line each without their place in the code."""
+    warnings.showwarning = _show
     log = logging.getLogger("stabilitylab")
     if not any(isinstance(handler, _Told) for handler in log.handlers):
         log.addHandler(_Told())

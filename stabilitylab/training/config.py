@@ -140,6 +140,9 @@ def resolve(preset: str, *layers: Mapping[str, Any]) -> Config:
     settings = presets.load(preset)
     for given in layers:
         layer = {f"{name}.name" if name in NAMED else name: value for name, value in given.items()}
+        for one, other in EITHER:
+            if layer.get(one) is not None and layer.get(other) is not None:
+                raise InputError(f"{one} was {layer[one]!r} and {other} was {layer[other]!r}: give one of them")
         if "model.name" in layer:
             settings = _with_model(settings, str(layer["model.name"]))
         if "method.name" in layer:

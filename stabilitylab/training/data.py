@@ -83,10 +83,7 @@ class Dataset:
         """The sentence that says why there are no labels and so no kNN monitor, or None if there are."""
         if self.train.labels is not None and self.held_out.labels is not None:
             return None
-        return (
-            f"{self.name} has no classes (images in two or more class folders), so the kNN monitor is not available; "
-            "everything else is."
-        )
+        return f"{self.name} has no classes (images in two or more class folders), so the kNN monitor is not available."
 
     @property
     def steps_per_epoch(self) -> int:

@@ -354,7 +354,10 @@ def _save(out: Path, done: int, setup: Setup, recorder: Recorder, scaler: torch.
         scaler.state_dict(),
     )
     keep = setup.config.checkpoint.keep
-    checkpoints.save(out, state, method.backbone.state_dict(), setup.timm_arguments, keep)
+    try:
+        checkpoints.save(out, state, method.backbone.state_dict(), setup.timm_arguments, keep)
+    except OSError as error:
+        log.warning("the checkpoint after %d steps could not be written, and training goes on: %s", done, error)
 
 
 def _restore(state: checkpoints.State, path: Path, setup: Setup, scaler: torch.amp.GradScaler) -> None:

@@ -111,7 +111,7 @@ def _part(part: Interval) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 def _bytes(size: float) -> str:
@@ -152,12 +152,12 @@ def _sentences(found: Overhead) -> Iterator[str]:
 def _advice(found: Overhead) -> str:
     if found.total is None or found.recorder is None:
         return "Nothing to advise."
-    taken = f"Recording takes {100 * found.total.value:.2g} % of a training step"
+    taken = f"Recording takes {_number(100 * found.total.value)} % of a training step"
     if found.total.value <= LIMIT:
         return f"{taken}: within {LIMIT:.0%}, Recorder(budget={LIMIT}) would stretch no schedule."
     stretched = advice(found.probes, found.fixed, found.recorder.part.value)
     if not stretched:
-        fixed = " and ".join(sorted(found.fixed))
+        fixed = " and ".join(sorted(found.fixed & found.probes.keys()))
         return f"{taken}; {LIMIT:.0%} is out of reach: {fixed}, whose schedules a budget leaves alone, take too much."
     settings = " ".join(f"--set probes.{name}.every={every}" for name, every in stretched.items())
     return f"{taken}; in a loop of your own Recorder(budget={LIMIT}) keeps it within {LIMIT:.0%}, here: {settings}"

@@ -39,7 +39,8 @@ class Schedule(Parameters):
         if steps is None:
             steps = round((self.warmup_epochs or 0) * steps_per_epoch)
         if steps > total:
-            raise InputError(f"the warm-up takes {steps} steps, but the training has {total}")
+            name = "warmup_epochs" if self.warmup_steps is None else "warmup_steps"
+            raise InputError(f"the warm-up takes {steps} steps (schedule.{name}), but the training has {total}")
         return steps
 
 
