@@ -9,14 +9,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
+from test_training import go
 from torch import nn
 
 from stabilitylab import InputError, Recorder, Run
 from stabilitylab.disk import atomic
+from stabilitylab.training import checkpoint as checkpoints
 
 
 @contextmanager
@@ -171,3 +175,20 @@ def test_a_folder_that_cannot_be_made_is_said_at_construction(tmp_path: Path) ->
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=r"file/r cannot be written"):
         Recorder(tmp_path / "file" / "r", nn.Linear(2, 1))
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = checkpoints.save_file
+
+    def full(content: Any, file: Path) -> None:
+        if "00000020" in str(file):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        written(content, file)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    outcome, run = go(tmp_path / "r")
+    assert (outcome.status, len(run["gradients.norm"])) == ("completed", 24)
+    assert "checkpoint after 20 steps could not be written, and training goes on: I/O error: No space" in caplog.text
+    assert sorted(os.listdir(tmp_path / "r/checkpoints")) == ["00000010", "00000024"]
