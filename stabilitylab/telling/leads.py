@@ -206,7 +206,7 @@ def _order(table: pd.DataFrame, judged: pd.DataFrame, parameters: Mapping[str, A
     alone = judged[~(judged["p_near_adjusted"] <= parameters["alpha"]) & ~longer]
     if len(alone):
         within = f"within {near} steps"
-        said.append(f"No more often than by chance {within} of a spike of {first}: {joined(list(alone['layer']))}")
+        said.append(f"Not clearly more often than by chance {within} of a spike of {first}: {joined(list(alone['layer']))}")
     for reason in (AMBIGUOUS, AGAINST):
         doubted = judged[judged["reason"] == reason]
         if len(doubted):
