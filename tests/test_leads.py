@@ -125,7 +125,8 @@ class TestAssociation:
         spikes = [e for n in "ab" for e in events(n, np.unique(rng.integers(2000, 4000, 25)))]
         found = table(spikes)
         assert found["p_near_adjusted"].iloc[0] > 0.05
-        assert "Not clearly more often than by chance within 10 steps of a spike of a: b" in say_lead(found, PARAMETERS).sentence
+        sentence = say_lead(found, PARAMETERS).sentence
+        assert "Not clearly more often than by chance within 10 steps of a spike of a: b" in sentence
 
     def test_short_phases_in_common_are_no_association(self):
         rng = np.random.default_rng(0)

@@ -205,8 +205,8 @@ def _order(table: pd.DataFrame, judged: pd.DataFrame, parameters: Mapping[str, A
     longer = (judged["low"] > near) | (judged["high"] < -near)  # a lag beyond what counts as near
     alone = judged[~(judged["p_near_adjusted"] <= parameters["alpha"]) & ~longer]
     if len(alone):
-        within = f"within {near} steps"
-        said.append(f"Not clearly more often than by chance {within} of a spike of {first}: {joined(list(alone['layer']))}")
+        within = f"within {near} steps of a spike of {first}"
+        said.append(f"Not clearly more often than by chance {within}: {joined(list(alone['layer']))}")
     for reason in (AMBIGUOUS, AGAINST):
         doubted = judged[judged["reason"] == reason]
         if len(doubted):
