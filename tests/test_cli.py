@@ -189,8 +189,13 @@ def test_presets_and_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_run_is_not_written_among_images(tmp_path: Path) -> None:
-    code, output = cli("train", "--data", tmp_path, "--out", tmp_path / "val")
-    assert (code, "lies in the folder of the images" in output) == (1, True)
+    for name in ("runs", "7"):  # folders of it are classes
+        code, output = cli("train", "--data", tmp_path, "--out", tmp_path / name)
+        assert (code, "lies in the folder of the images" in output) == (1, True)
+    (tmp_path / "train").mkdir()
+    for name, refused in (("val/r", True), ("runs", False)):
+        code, output = cli("train", "--data", tmp_path, "--out", tmp_path / name)
+        assert (code, "lies in the folder of the images" in output) == (1, refused)  # there are no images
 
 
 def test_version() -> None:

@@ -271,6 +271,16 @@ def test_a_picture_of_measures_that_no_run_tells(tmp_path):
     assert (tmp_path / "out/comparison.png").is_file()
 
 
+def test_a_picture_of_pairs_that_lack_a_measure(analyses, tmp_path):
+    found = compare(groups(analyses, a="calm0 calm1", b="wild0 wild1"), ["tallest", "final_accuracy"])
+    found.runs["tallest"] = np.nan
+    figure = figure_of(found)
+    figure.savefig(tmp_path / "picture.png")
+    assert by_gid(figure.axes[0], "pair") == []
+    assert figure.axes[0].get_xticks().tolist() == []
+    assert len(by_gid(figure.axes[2], "pair")) == 2
+
+
 def test_an_infinite_loss_is_no_zero_difference():
     first = pd.DataFrame({"final_loss": [0.5, 0.6, 0.4]})
     second = pd.DataFrame({"final_loss": [np.inf, np.inf, np.inf]})

@@ -124,7 +124,6 @@ def test_norms_that_overflow_single_precision_are_no_mistake(tmp_path: Path) -> 
         optimizer.zero_grad()
         backward(net, step, 1e25)
         recorder.step()
-
         optimizer.step()
 
     verdict = check(tmp_path / "r", huge, steps=3)

@@ -105,6 +105,8 @@ def _join(axes: Axes, first: Any, second: Any, name: str, factor: float, at: int
         partner = first[first["pair"] == row.pair] if row.pair >= 0 else first[:0]
         if len(partner) == 1:
             ends = factor * np.array([partner[name].iloc[0], getattr(row, name)], dtype=float)
+            if not np.isfinite(ends).all():
+                continue
             axes.plot(ends, [0, at], color=LIGHT, linewidth=1, zorder=1, gid="pair")
 
 

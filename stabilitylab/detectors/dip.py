@@ -120,7 +120,6 @@ class Detector:
         length = len(values)
         masked = np.zeros(length, dtype=bool)
         found: list[_Found] = []
-        compared = Compared(0, 0)
         for _ in range(PASSES):
             before = _past(values, ~masked)
             if found and not np.isfinite(before.spread).any():
@@ -132,7 +131,8 @@ class Detector:
                 fallen = np.where((fallen == 0) & fell, number, fallen)
                 paired |= same
             known = before.spread[np.isfinite(before.spread)]
-            smallest = self.parameters.own_score * float(np.median(known)) if len(known) else np.nan
+            settled = known[FEWEST_MEASUREMENTS - EARLY :] if len(known) > FEWEST_MEASUREMENTS - EARLY else known
+            smallest = self.parameters.own_score * float(np.median(settled)) if len(known) else np.nan
             compared = Compared(len(known), int(paired.sum()), smallest)
             found = self._events(values, fallen, before)
             again = np.zeros(length, dtype=bool)

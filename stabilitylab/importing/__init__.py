@@ -88,12 +88,15 @@ def import_run(
         if apart:
             plan = make_plan(log, patterns, apart, layers)
             _, ends = out_of_step(plan, spool)
-        notes = _write(plan, spool, ends, waiting / "run")
-        for each in sorted((waiting / "run").iterdir(), key=lambda path: path.name == "run.json"):  # the header last
-            os.replace(each, out / each.name)
+        try:
+            notes = _write(plan, spool, ends, waiting / "run")
+            for each in sorted(
+                (waiting / "run").iterdir(), key=lambda path: path.name == "run.json"
+            ):  # the header last
+                os.replace(each, out / each.name)
+        except OSError as error:
+            raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
         return plan, notes
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(waiting)
         if made and not any(out.iterdir()):

@@ -109,9 +109,8 @@ def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> in
     folder = resume or out or _new_folder(runs, config.preset)
     if resume is None and (folder / "run.json").exists():
         raise InputError(f"{folder} holds a run already; choose another folder with --out, or --resume it")
-    images = config.data.path
-    if images is not None and Path(images).resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise InputError(f"{folder} lies in the folder of the images, {images}; choose another one with --out")
+    if resume is None and config.data.path is not None:
+        _refuse_among_images(folder.resolve(), config.data.path.resolve())
     with process_group(config.train.device) as ranks:
         setup = prepare(config, open_dataset(config.data), ranks, resumed=last is not None)
         if last is not None and last.step >= setup.total:
@@ -123,6 +122,13 @@ def run(config: Config, out: Path | None, resume: Path | None, runs: Path) -> in
     if outcome.signal is not None:
         return 128 + outcome.signal
     return 0 if outcome.status == "completed" else 1
+
+
+def _refuse_among_images(folder: Path, images: Path) -> None:
+    """Refuse a run in a folder whose folders are classes: it would be one of them the next time."""
+    parts = [images / name for name in ("train", "val")] if (images / "train").is_dir() else [images]
+    if any(part in (folder, *folder.parents) for part in parts):
+        raise InputError(f"{folder} lies in the folder of the images, {images}; choose another one with --out")
 
 
 def _last_checkpoint(path: Path) -> checkpoints.Checkpoint:

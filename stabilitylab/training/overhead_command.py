@@ -158,6 +158,8 @@ def _advice(found: Overhead) -> str:
     stretched = advice(found.probes, found.fixed, found.recorder.part.value)
     if not stretched:
         fixed = " and ".join(sorted(found.fixed & found.probes.keys()))
+        if not fixed:
+            return f"{taken}; {LIMIT:.0%} is out of reach: the recorder takes more without any probe."
         return f"{taken}; {LIMIT:.0%} is out of reach: {fixed}, whose schedules a budget leaves alone, take too much."
     settings = " ".join(f"--set probes.{name}.every={every}" for name, every in stretched.items())
     return f"{taken}; in a loop of your own Recorder(budget={LIMIT}) keeps it within {LIMIT:.0%}, here: {settings}"
