@@ -215,6 +215,10 @@ def test_lags_tells_verdicts_apart_by_marker(analyses):
     figure = drawn("lags", replace(analyses["plain"], lags=table))
     kinds = ("leads", "follows", "together", "inconclusive", "too few events")
     assert len({by_gid(figure.axes[0], kind)[0].get_marker() for kind in kinds}) == 5
+    table.loc[:1, "verdict"] = "together"
+    table.loc[5:, "verdict"] = "too few events"
+    said = drawn("lags", replace(analyses["plain"], lags=table)).get_suptitle().strip()
+    assert said == "No order between patch_embed and 9 later layers: together 3, inconclusive 1, too few events 5"
 
 
 def test_lags_of_too_few_events_is_gray_and_says_so(analyses):
