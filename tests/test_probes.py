@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from small_loop import SAMPLES, build, data, held_out, only, training
@@ -63,6 +64,14 @@ def test_evidence_that_is_not_finite_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frame.to_numpy(), [1.0, np.nan, np.inf, 2.0])
     loss = Run(tmp_path / "r")["training.loss"]["loss"]
     np.testing.assert_array_equal(loss.to_numpy(), [1.0, np.nan, np.inf, 2.0])
+
+
+def test_of_a_loss_that_is_not_reduced_the_mean_is_recorded_and_told(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "r", nn.Linear(2, 1)) as recorder:
+        recorder.step(torch.tensor(2.0))
+        with pytest.warns(UserWarning, match="the loss has 3 values: their mean is recorded"):
+            recorder.step(torch.tensor([1, 2, 6]))
+    assert Run(tmp_path / "r")["training.loss"]["loss"].tolist() == [2.0, 3.0]
 
 
 def test_gradients_are_unscaled(tmp_path: Path) -> None:

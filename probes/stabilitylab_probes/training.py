@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -43,8 +44,13 @@ class Probe(probe.Probe):
         now = time.perf_counter()
         measured: dict[str, Any] = {}
         for name, value in (("loss", step.loss), ("scale", step.loss_scale)):
-            if value is not None:
-                measured[f"training.{name}"] = value.reshape(1) if isinstance(value, torch.Tensor) else [float(value)]
+            if isinstance(value, torch.Tensor):
+                if value.numel() != 1:
+                    warnings.warn(f"the {name} has {value.numel()} values: their mean is recorded", stacklevel=7)
+                    value = value.float().mean()
+                measured[f"training.{name}"] = value.reshape(1)
+            elif value is not None:
+                measured[f"training.{name}"] = [float(value)]
         rates = [float(group["lr"]) for group in getattr(self.target.optimizer, "param_groups", ())]
         if rates:
             if len(rates) != len(self.labels["training.lr"]):  # a group was added

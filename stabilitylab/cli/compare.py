@@ -88,7 +88,7 @@ def _groups(words: tuple[str, ...], names: str | None) -> dict[str, list[str]]:
             groups[-1].append(word)
     if len(groups) < 2 or not all(groups):
         raise InputError("compare takes groups of runs separated by '--', such as: compare RUN RUN -- RUN RUN")
-    labels = [each.strip() for each in names.split(",")] if names else [_letter(at) for at in range(len(groups))]
+    labels = [" ".join(each.split()) for each in names.split(",")] if names else list(map(_letter, range(len(groups))))
     if len(labels) != len(groups) or not all(labels):
         raise InputError(f"--names was {names!r}: {len(groups)} names are needed, one for each group")
     if len(set(labels)) < len(labels):

@@ -12,6 +12,7 @@ from stabilitylab.importing.sources import natural
 from stabilitylab.layers import Layers, layers_of
 
 __all__ = [
+    "KNOWN",
     "MAGNITUDES",
     "PER_PARAMETER",
     "Pattern",
@@ -34,6 +35,9 @@ NAMED = {"training.loss": "loss", "training.lr": "lr", "gradients.total": "total
 
 PER_PARAMETER = ("gradients.norm", "gradients.max", "updates.ratio", "adam.rms")
 """Series with a column for each parameter or layer."""
+
+KNOWN = (*NAMED, *PER_PARAMETER)
+"""Series that the analysis reads of an imported run."""
 
 MAGNITUDES = ("gradients.norm", "gradients.max", "gradients.total", "updates.ratio", "adam.rms")
 """Series that hold nothing below zero."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from stabilitylab.importing.mapping import (
+    KNOWN,
     MAGNITUDES,
     PER_PARAMETER,
     Pattern,
@@ -20,6 +22,7 @@ from stabilitylab.importing.mapping import (
 from stabilitylab.importing.reading import Column, Log
 from stabilitylab.importing.values import counted
 from stabilitylab.layers import Layers
+from stabilitylab.phrasing import count, joined
 
 __all__ = ["Plan", "Series", "make_plan"]
 
@@ -91,12 +94,38 @@ class Plan:
         number = sum(self.log.columns[each].repeated for series in self.series for each in series.columns)
         return [counted(number, "values at a step that had one already; the last one counts")] if number else []
 
+    def _strangers(self) -> list[str]:
+        """Say which series of the user hardly differ by name from one that the analysis knows."""
+        own = sorted({series.name for series in self.series}.difference(KNOWN))
+        alike = [(name, meant) for name in own for meant in get_close_matches(name, KNOWN, 1, 0.85)]
+        return [f"no analysis knows a series {name}; did you mean {meant}?" for name, meant in alike]
+
+    def _held(self) -> list[str]:
+        """Say which columns mostly repeat the value before, and how many more do."""
+        judged = (*MAGNITUDES, "training.loss", "knn.accuracy")
+        columns = [self.log.columns[each] for series in self.series if series.name in judged for each in series.columns]
+        held = [each for each in columns if 2 * each.held > each.count and each.smallest < each.largest]
+        if not held:
+            return []
+        worst = max(held, key=lambda each: each.held / each.count)
+        more = f" (and likewise {count(len(held) - 1, 'more column')})" if len(held) > 1 else ""
+        return [
+            f"{worst.held:,} of {worst.count:,} values of {worst.name} are exactly the one before{more}, as where gaps "
+            "were filled or values rounded: each counts as measured anew, and rows that were filled in are better left "
+            "out"
+        ]
+
     def notes(self) -> list[str]:
         """Return what could not be read, and other things to know, one sentence each."""
         said = []
         for file in self.log.files:
             told = [counted(number, what) for what, number in file.facts.counts.items() if number]
             said += [f"{file.source.path}: {each}" for each in [*file.facts.remarks, *told]]
+            if file.source.beside:
+                tables = joined(list(file.source.beside), 3)
+                said.append(f"{file.source.path.parent}: the event files are read, and {tables} beside them not; what "
+                            "is wanted can be named file by file")  # fmt: skip
+        said += self._strangers() + self._held()
         for name, why in self.kept_apart.items():
             said.append(f"{name} is a series of its own: {why}")
         for series in self.series:

@@ -34,9 +34,12 @@ class Column:
     """Of its finite values."""
     largest: float = -np.inf
     nonfinite: int = 0
+    held: int = 0
+    """Values other than zero that are exactly the one before, at a later step."""
     _gaps: Counter[int] = field(default_factory=Counter)
     """Steps from one value to the next, in the order of the log, to how many."""
     _previous: int | None = None
+    _value: float = np.nan
 
     def add(self, each: Values) -> None:
         """Count values."""
@@ -45,9 +48,12 @@ class Column:
         self.nonfinite += int((~finite).sum())
         if len(each.steps):
             before = each.steps[:1] if self._previous is None else [self._previous]
-            sizes, numbers = np.unique(np.diff(each.steps, prepend=before), return_counts=True)
+            gaps = np.diff(each.steps, prepend=before)
+            sizes, numbers = np.unique(gaps, return_counts=True)
             self._gaps.update(dict(zip(sizes.tolist(), numbers.tolist(), strict=True)))
-            self._previous = int(each.steps[-1])
+            same = (each.values == np.append(self._value, each.values[:-1])) & (each.values != 0)
+            self.held += int((same & (gaps > 0)).sum())
+            self._previous, self._value = int(each.steps[-1]), float(each.values[-1])
             self.first, self.last = min(self.first, int(each.steps.min())), max(self.last, int(each.steps.max()))
         self.smallest = min(self.smallest, float(each.values[finite].min(initial=np.inf)))
         self.largest = max(self.largest, float(each.values[finite].max(initial=-np.inf)))

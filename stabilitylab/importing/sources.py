@@ -14,6 +14,7 @@ from stabilitylab.errors import InputError
 __all__ = ["Source", "find_sources", "natural"]
 
 EXPECTED = "TensorBoard event files or their folder, W&B history as JSON, JSON lines or CSV, or a CSV or Parquet table"
+TABLES = (".csv", ".jsonl", ".parquet")
 HEAD = 2**16
 
 
@@ -25,6 +26,8 @@ class Source(NamedTuple):
     """``tensorboard``, ``csv``, ``json`` or ``parquet``."""
     prefix: str = ""
     """Comes before the names of its columns: the folder below the one that was named."""
+    beside: tuple[str, ...] = ()
+    """Tables in the same folder that are not read, said of its first file."""
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
@@ -70,11 +73,13 @@ def _in_folder(folder: Path) -> list[Source]:
     if apart:
         several = ", ".join(str(where) for where in list(events)[:6])
         raise InputError(f"{folder} holds several runs; import one of them: {several}")
-    return [
+    found = [
         Source(path, _kind(path, "tensorboard"), "" if where == top else f"{where.relative_to(top).as_posix()}/")
         for where, paths in events.items()
         for path in paths
     ]
+    tables = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in TABLES and each.is_file())
+    return [found[0]._replace(beside=tuple(tables)), *found[1:]]
 
 
 def _kind(path: Path, of_empty: str = "") -> str:
