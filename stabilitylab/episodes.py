@@ -28,7 +28,7 @@ SAFE = 1e-280
 def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the gradient norm of each layer: the root of the sum of squares over its parameters.
 
-    A parameter without a value at a step where others of its layer have one counts as NaN, as it was recorded.
+    A parameter that was not recorded at a step, as before it was thawed, has no gradient there: it counts as 0.
     Few layers of a long run are read at a time, so that the memory is that of the result, and many of a short one, as
     every reading costs time for each column of the run.
 
@@ -51,7 +51,7 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[s
         ends = np.cumsum([len(members[layer]) for layer in waiting])
         fitting = 1 if index is None else max(1, int((ends * max(len(index), 1) <= CELLS).sum()))
         together, waiting = waiting[:fitting], waiting[fitting:]
-        frame = run.read(series, [name for layer in together for name in members[layer]])
+        frame = run.read(series, [name for layer in together for name in members[layer]], absent=0.0)
         index = frame.index if index is None else index
         shared = frame.index if len(frame) <= len(index) else index  # a run that is being written may have grown
         index = shared

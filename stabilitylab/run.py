@@ -105,10 +105,14 @@ class Run:
     def __getitem__(self, name: str) -> pd.DataFrame:
         return self.read(name)
 
-    def read(self, name: str, labels: Sequence[str] | None = None) -> pd.DataFrame:
+    def read(self, name: str, labels: Sequence[str] | None = None, absent: float | None = None) -> pd.DataFrame:
         """Return a series, or some of its columns, as a DataFrame: index ``step`` (int64), a column per label.
 
-        A column is NaN where its label was not recorded.
+        Args:
+            name: of the series.
+            labels: which columns; all if not given.
+            absent: stands where a label was not recorded, as before a parameter was thawed; by default NaN, which may
+                as well have been measured.
 
         Raises:
             InputError: if there is no such series or label, or a part is damaged (unless asked to skip).
@@ -118,12 +122,14 @@ class Run:
         unknown = [label for label in wanted if label not in declared]
         if unknown:
             raise InputError(f"{name} of {self.path} has no column {unknown[0]!r}; it has {', '.join(declared)}")
-        pieces = self._pieces(name, declared, wanted)
+        pieces = self._pieces(name, declared, wanted, absent)
         steps = np.concatenate([np.empty(0, "int64"), *(piece["step"] for piece in pieces)])
-        columns = {label: _joined(pieces, label) for label in wanted}
+        columns = {label: _joined(pieces, label, absent) for label in wanted}
         return pd.DataFrame(columns, index=pd.Index(steps, dtype="int64", name="step"))
 
-    def _pieces(self, name: str, declared: Sequence[str], wanted: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    def _pieces(
+        self, name: str, declared: Sequence[str], wanted: Sequence[str], absent: float | None
+    ) -> list[dict[str, np.ndarray]]:
         """Return the columns of each part that counts: a wider one, where it is sound, before what lies in it."""
         pieces = []
         last = -1
@@ -137,7 +143,7 @@ class Run:
                     strange = part.dtypes.keys() - set(declared)
                     if strange and strange - set(Run(self.path, "skip").about(name)["labels"]):  # nor declared since
                         raise InputError(f"{part.part.path} is no part of {name}: it has a column {min(strange)!r}")
-                    pieces.append(part.read(wanted))
+                    pieces.append(part.read(wanted, absent))
                     last = part.part.last
                 except InputError as error:
                     self._skip(error)
@@ -171,12 +177,13 @@ class Run:
             self.skipped.append(str(error))
 
 
-def _joined(pieces: Sequence[dict[str, np.ndarray]], label: str) -> np.ndarray:
+def _joined(pieces: Sequence[dict[str, np.ndarray]], label: str, absent: float | None) -> np.ndarray:
     """Return a column over all parts: of the type that they have, floating where it was not recorded in some."""
     dtype = common([piece[label].dtype for piece in pieces if label in piece])
     if dtype.kind != "f" and not all(label in piece for piece in pieces):
         dtype = np.dtype("float64")
-    gap = np.full(max((len(piece["step"]) for piece in pieces), default=0), np.nan if dtype.kind == "f" else 0, dtype)
+    missing = (np.nan if dtype.kind == "f" else 0) if absent is None else absent
+    gap = np.full(max((len(piece["step"]) for piece in pieces), default=0), missing, dtype)
     columns = [piece.get(label, gap[: len(piece["step"])]) for piece in pieces]
     return np.concatenate([np.empty(0, dtype), *columns])
 

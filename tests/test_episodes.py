@@ -46,7 +46,7 @@ def test_many_layers_of_a_short_run_are_read_together(tmp_path, monkeypatch, cel
     writer.write("gradients.norm", np.arange(10), values)
     writer.close("completed")
     read, asked = Run.read, []
-    monkeypatch.setattr(Run, "read", lambda run, name, labels: asked.append(labels) or read(run, name, labels))
+    monkeypatch.setattr(Run, "read", lambda run, name, labels, **rest: asked.append(labels) or read(run, name, labels))
     monkeypatch.setattr(episodes, "CELLS", cells)
     found = layer_magnitudes(Run(tmp_path / "r"))
     np.testing.assert_allclose(found, np.hypot(values[:, ::2], values[:, 1::2]), rtol=1e-12)

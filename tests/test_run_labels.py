@@ -76,6 +76,21 @@ def test_a_type_becomes_floating_only_where_a_label_was_not_recorded(tmp_path: P
     pd.testing.assert_frame_equal(frame.astype("float64"), expected, check_exact=True)
 
 
+@pytest.mark.parametrize("close", [True, False], ids=["merged", "in parts"])
+def test_what_was_not_recorded_can_be_told_from_nan(tmp_path: Path, close: bool) -> None:
+    made = RunWriter(tmp_path / "r", HEADER)
+    made.declare(NORMS, ["a", "b"])
+    made.write(NORMS, np.arange(2), np.array([[1.0, np.nan], [2.0, np.nan]]))
+    made.declare(NORMS, ["b"])
+    made.write(NORMS, np.arange(2, 4), np.array([[np.nan], [4.0]]))
+    if close:
+        made.close("completed")
+    frame = Run(tmp_path / "r").read(NORMS, ["a", "b"], absent=0.0)
+    np.testing.assert_array_equal(frame["a"], [1, 2, 0, 0])
+    np.testing.assert_array_equal(frame["b"], [np.nan, np.nan, np.nan, 4])
+    assert Run(tmp_path / "r").read(NORMS, ["a"])["a"].isna().tolist() == [False, False, True, True]
+
+
 def test_types_that_change_meet_in_one_that_holds_both(tmp_path: Path) -> None:
     made = RunWriter(tmp_path / "r", HEADER)
     written = [write(made, 0, ["a"], "int64"), write(made, 3, ["a"], "float32"), write(made, 6, ["a"], "uint8")]

@@ -199,10 +199,11 @@ class TestSpike:
         constant[300] = np.log(2)
         assert [each.peak for each in spikes(constant)] == [300]
         late = 0.1 * noise("gaussian", (500, 2), rng)
+        late[:100, 0] = -np.inf
+        assert spikes(late) == []  # no gradient before step 100, as of a parameter that thawed
         late[:100, 0] = np.nan
-        assert spikes(late) == []  # a column that was not recorded before step 100, as the other one was
-        (event,) = spikes(late[:, :1])
-        assert (event.start, event.stop, event.height) == (0, 99, np.inf)  # nothing else was recorded: not finite
+        (event,) = spikes(late)
+        assert (event.start, event.stop, event.height) == (0, 99, np.inf)
         gaps = 0.1 * noise("gaussian", (900, 1), rng)
         gaps[300:500:2] = -np.inf
         gaps[701] += np.log(5)
@@ -360,11 +361,15 @@ def test_a_spike_out_of_a_trough_does_not_swallow_the_next(back):
         assert [each.peak for each in events if each.label == str(label) and each.height > 3] == [500, 620]
 
 
-@pytest.mark.parametrize(("last", "told"), [(500, 0), (20, 1)])
-def test_a_layer_that_is_frozen_is_no_spike_but_one_that_breaks_first_is(last, told):
-    """NaN to the end where the other layer goes on: for hundreds of steps, or in the last ones before a crash."""
+@pytest.mark.parametrize("last", [1, 20, 500, 1000])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_layer_that_breaks_for_good_is_a_spike_but_one_that_is_frozen_is_none(last, layers):
+    """NaN to the end where another layer goes on or breaks too, however long; and zero to the end."""
     rng = np.random.default_rng(0)
     values = np.exp(0.1 * rng.standard_normal((1000, 2)))
-    values[-last:, 0] = np.nan
+    values[-last:, :layers] = np.nan
     events = spike.Detector().detect("gradients.norm", pd.DataFrame(values), {})
-    assert len([each for each in events if each.label == "0" and np.isinf(each.height)]) == told
+    broken = [(each.label, each.start, each.stop) for each in events if np.isinf(each.height)]
+    assert broken == [(str(layer), 1000 - last, 999) for layer in range(layers)]
+    events = spike.Detector().detect("gradients.norm", pd.DataFrame(np.nan_to_num(values)), {})
+    assert not [each for each in events if np.isinf(each.height)]

@@ -82,6 +82,8 @@ class Resolution(NamedTuple):
     """Number of samples that had enough past to be judged."""
     chance: float
     """Number of spikes to expect of the noise alone."""
+    first: int
+    """Number of samples before the first one that is judged."""
 
 
 Shapes = dict[int, np.ndarray]
@@ -93,8 +95,7 @@ class Detector:
 
     A spike is a single whitened residual, or a sum of three or six, that stands out of the noise. Level and scale come
     from the past alone and are frozen while a spike lasts; where the surroundings on both sides are louder (a burst of
-    noise), more is asked for. NaN and inf are spikes of infinite height; zeros and negative values are missing, and so
-    is NaN before the first number of a column where others have one, and for long after its last (a frozen layer).
+    noise), more is asked for. NaN and inf are spikes of infinite height; zeros and negative values are missing.
     """
 
     series: ClassVar[tuple[str, ...]] = ("gradients.norm",)
@@ -123,7 +124,6 @@ class Detector:
         """
         steps = frame.index.to_numpy()
         values = _floats(frame)
-        recorded = _recorded(values)
         expected = self.shapes(frame) if shapes is None else shapes
         # numpy lets go of the interpreter in long arrays, so that threads share the columns; short ones gain nothing
         workers = min(os.cpu_count() or 1, 8) if frame.size > 2_000_000 else 1
@@ -133,7 +133,7 @@ class Detector:
             np.empty(KEPT, dtype=np.uint8)
         with ThreadPoolExecutor(workers) as pool:
             groups = pool.map(
-                lambda first: self._group(values[:, first : first + size], recorded, expected[first : first + size]),
+                lambda first: self._group(values[:, first : first + size], expected[first : first + size]),
                 range(0, values.shape[1], size),
             )
             results = [each for group in groups for each in group]
@@ -152,10 +152,9 @@ class Detector:
             return [{}] * number
         asked = np.unique(np.linspace(0, number - 1, min(number, ASKED)).astype(int))
         values = _floats(frame)
-        recorded = _recorded(values)
         said = []
         for column in asked:
-            _, _, _, blocks = _folded(np.ascontiguousarray(values[:, column]), recorded)
+            _, _, _, blocks = _folded(np.ascontiguousarray(values[:, column]))
             masked = self._outstanding(blocks)
             before = past(blocks, masked, self.parameters.floor)
             sums = self._sums(before, masked, before.spread())
@@ -171,17 +170,15 @@ class Detector:
                 shapes[column][size] = one
         return shapes
 
-    def _group(
-        self, values: np.ndarray, recorded: np.ndarray, shapes: Sequence[Shapes]
-    ) -> list[tuple[Found, Resolution]]:
+    def _group(self, values: np.ndarray, shapes: Sequence[Shapes]) -> list[tuple[Found, Resolution]]:
         columns = np.empty(values.shape[::-1], dtype=values.dtype)
         for first in range(0, len(values), 4096):  # turned in parts that stay in the cache
             columns[:, first : first + 4096] = values[first : first + 4096].T
-        return [self._column(each, recorded, expected) for each, expected in zip(columns, shapes, strict=True)]
+        return [self._column(each, expected) for each, expected in zip(columns, shapes, strict=True)]
 
-    def _column(self, values: np.ndarray, recorded: np.ndarray, shapes: Shapes) -> tuple[Found, Resolution]:
+    def _column(self, values: np.ndarray, shapes: Shapes) -> tuple[Found, Resolution]:
         """Return the events of a column in samples, and what could have been seen in it."""
-        log, broken, rows, blocks = _folded(values, recorded)
+        log, broken, rows, blocks = _folded(values)
         masked = self._outstanding(blocks)
         before = past(blocks, masked, self.parameters.floor)
         noticed, tails = self._notice(before, masked, shapes)
@@ -215,7 +212,7 @@ class Detector:
     def _resolution(self, before: Past, tail: Tail, length: int) -> Resolution:
         known = np.isfinite(before.scale)
         if not known.any():
-            return Resolution(float("nan"), 0.0, tail.threshold(self._rate(1)), float("nan"), 0, 0.0)
+            return Resolution(float("nan"), 0.0, tail.threshold(self._rate(1)), float("nan"), 0, 0.0, length)
         noise = float(np.median(before.local[known]))
         threshold = tail.threshold(self._rate(1))
         needed = max(threshold * noise, float(np.log(self.parameters.min_ratio)))
@@ -223,7 +220,8 @@ class Detector:
         rates = [min(self._rate(each), 1.0) for each in LENGTHS]
         chance = judged * (tail.chance(needed / noise) + sum(rates[1:]) * (needed <= threshold * noise))
         smallest = float(np.exp(needed + 1.28 * noise))
-        return Resolution(noise, float(np.median(before.autocorrelation)), threshold, smallest, judged, chance)
+        first = BLOCK * int(np.argmax(known))
+        return Resolution(noise, float(np.median(before.autocorrelation)), threshold, smallest, judged, chance, first)
 
     def _rate(self, length: int) -> float:
         return self.parameters.false_alarms / 1e4 * LENGTHS[length]
@@ -350,33 +348,18 @@ def _beforehand(size: int, single: float | None) -> np.ndarray:
     return normal_prior(PRIOR) if single is None else normal_prior(shape_of_sum(single, size), CLUSTERED)
 
 
-def _recorded(values: np.ndarray) -> np.ndarray:
-    """Return where anything is finite, shape (T,); looked up only where a column does not begin with a number."""
-    if len(values) and np.isfinite(values[0]).all():
-        return np.ones(len(values), dtype=bool)
-    return np.isfinite(values).any(axis=1)
-
-
-def _folded(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+def _folded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
     """Return what `_log` does, and the finite logarithms as blocks."""
-    log, broken, rows = _log(values, recorded)
+    log, broken, rows = _log(values)
     return log, broken, rows, fold(np.where(broken, np.nan, log)) if broken.any() else fold(log)
 
 
-def _log(values: np.ndarray, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _log(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return the logarithms of what was measured, where they are not finite, and the rows (None: all of them)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         log = np.log(values).astype(np.float32, copy=False)
     broken = ~np.isfinite(log)
     if not broken.any():
         return log, broken, None
-    known = np.isfinite(values)
-    first = int(np.argmax(known)) if known.any() else len(values)
-    last = len(values) - int(np.argmax(known[::-1])) if known.any() else len(values)
-    missing = known & (values <= 0)
-    ended = np.isnan(values[last:]) & recorded[last:]  # a layer that was frozen; what diverges does so everywhere soon
-    if len(ended) >= LONG and ended.all():
-        missing[last:] = True
-    missing[:first] |= np.isnan(values[:first]) & recorded[:first]
-    rows = np.flatnonzero(~missing)
+    rows = np.flatnonzero(~(np.isfinite(values) & (values <= 0)))
     return log[rows], broken[rows], rows

@@ -127,8 +127,12 @@ class OpenPart:
         """
         return self.read([])["step"]
 
-    def read(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
+    def read(self, labels: Sequence[str], absent: float | None = None) -> dict[str, np.ndarray]:
         """Return the column ``step``, and those of the labels that the part holds; integers with gaps as floats.
+
+        Args:
+            labels: wanted, whether the part holds them or not.
+            absent: stands where a label was not recorded; by default NaN.
 
         Raises:
             InputError: if the part is damaged, or is no part of a series.
@@ -137,7 +141,7 @@ class OpenPart:
         with _blaming(self.part):
             table = self._parquet.read(columns=["step", *present])
             table.validate()
-            columns = {label: table.column(label).to_numpy() for label in ["step", *present]}
+            columns = {label: _filled(table.column(label), absent).to_numpy() for label in ["step", *present]}
         steps = columns["step"]
         if steps.dtype.kind not in "iu" or not np.all(steps[1:] > steps[:-1]):
             raise InputError(f"{self.part.path} is no part of a series: its steps do not increase")
@@ -172,6 +176,10 @@ class OpenPart:
             return f"{rows} rows for the steps {self.part.first} to {self.part.last}"
         size = os.fstat(self._file.fileno()).st_size
         return f"{rows} rows in {size} bytes" if rows > ROWS_PER_BYTE * size else ""
+
+
+def _filled(column: pa.ChunkedArray, absent: float | None) -> pa.ChunkedArray:
+    return column if absent is None or not column.null_count else column.fill_null(absent)
 
 
 def _wrong_columns(schema: pa.Schema) -> str:

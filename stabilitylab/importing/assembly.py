@@ -121,7 +121,8 @@ def assemble(plan: Plan, spool: Spool, ends: dict[str, Ends], writer: RunWriter)
     """Write the series of a run, and return what must be said of them.
 
     In a series with a column for each parameter a row that lacks one is left out, because NaN would say that it was
-    not finite. Before a column begins it is NaN; after it ended it is 0, as of a parameter that has no gradient.
+    not finite. After a column ended it is 0, as of a parameter that has no gradient, and so is a gradient before it
+    began; another series is NaN there.
     """
     limits, said = plan.log.limits(), Counter[str]()
     gaps = {series.name: Gaps() for series in plan.series}
@@ -145,7 +146,10 @@ def assemble(plan: Plan, spool: Spool, ends: dict[str, Ends], writer: RunWriter)
 def _whole(series: Series, table: Table, ends: Ends, said: Counter[str]) -> tuple[np.ndarray, np.ndarray]:
     missing = (ends.active(table.steps) & ~table.present).any(axis=1)
     said[f"rows of {series.name} left out, because a column has no value there"] += int(missing.sum())
-    over = ~table.present & (table.steps[:, None] > ends.last)
+    over = table.steps[:, None] > ends.last
+    if series.name.startswith("gradients."):  # nor has a layer that is not trained yet a gradient
+        over |= table.steps[:, None] < ends.first
+    over &= ~table.present
     return table.steps[~missing], np.where(over, 0.0, table.values)[~missing]
 
 

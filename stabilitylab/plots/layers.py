@@ -91,8 +91,7 @@ def _row(values: np.ndarray, raised: np.ndarray, places: np.ndarray, num_columns
     with np.errstate(divide="ignore"):
         cells = np.log2(pool_max(np.where(finite, raised, np.nan), places, num_columns))
     broken = np.zeros(num_columns, dtype=bool)
-    if finite.any():  # a layer without one number was not trained: it is not broken
-        broken[places[~finite]] = True
+    broken[places[~finite]] = True
     return cells, broken
 
 

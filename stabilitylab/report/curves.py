@@ -192,11 +192,8 @@ def _plain(
 
 
 def _not_finite(steps: np.ndarray, values: np.ndarray) -> tuple[int, ...]:
-    """Return the steps to mark; NaN before the first number was not measured yet."""
-    broken = ~np.isfinite(values)
-    if not broken.all():
-        broken[: int(np.argmax(~np.isnan(values)))] = False
-    at = steps[broken]
+    """Return the steps to mark."""
+    at = steps[~np.isfinite(values)]
     return tuple(at[tallest(at, np.zeros(len(at)), MARKS)].tolist()) if len(at) else ()
 
 

@@ -112,9 +112,11 @@ def _policy(scripts: list[str]) -> str:
 
 def _facts(analysis: Analysis, drawn: list[Panel]) -> list[str]:
     run = analysis.run
-    last = [int(each.steps[-1]) for panel in drawn for each in panel.curves if len(each.steps)]
+    steps = [each.steps for panel in drawn for each in panel.curves if len(each.steps)]
     facts = [run.status]
-    facts += [f"{max(last) + 1:,} steps"] if last else []
+    if steps:
+        first, last = min(int(each[0]) for each in steps), max(int(each[-1]) for each in steps)
+        facts += [count(last - first + 1, "step") + (f" from {first:,} on" if first else "")]
     facts += [count(len(run.layers.names), "layer"), f"{len(run.series)} series"]
     return facts
 

@@ -51,6 +51,7 @@ def _happened(analysis: Analysis) -> list[str]:
             found.append(f"{count(sum(_falls(each)), 'fall')} of the kNN accuracy")
         elif each.kind == "divergence" and tone(each.verdict) != "undecided":
             (calm if each.verdict == "none" else found).append(divergence(each))
+            found += _of_loss(each)
         elif each.kind == "collapse" and tone(each.verdict) == "found":
             found.append(_collapse(each))
         elif each.kind == "drift" and tone(each.verdict) == "found":
@@ -74,23 +75,49 @@ def _spikes(finding: Finding) -> str:
     said += f" (about {rounded(chance, 2)} by chance)" if chance >= 0.05 else ""
     said += f", {int(several)} in several layers at once" if several >= 0 and episodes > 1 else ""
     where, tallest = finding.numbers.get("tallest_layer"), number(finding, "tallest")
-    if isinstance(where, str) and not math.isnan(tallest):
-        size = "not finite" if math.isinf(tallest) else ratio(tallest)
+    if isinstance(where, str) and math.isfinite(tallest):
+        size = ratio(tallest)
         said += f", the tallest {size} in {where} at step {number(finding, 'tallest_step'):,.0f}"
-    return said
+    return said + _not_finite(finding)
+
+
+def _of_loss(finding: Finding) -> list[str]:
+    """Say how many spikes of the loss came back."""
+    spikes, tallest = (number(finding, name) for name in ("spikes", "tallest_spike"))
+    if not spikes > 0 or math.isnan(tallest):
+        return []
+    said = f"{count(int(spikes), 'spike')} of the loss that came back"
+    return [f"{said}, {'the tallest ' if spikes > 1 else ''}{ratio(tallest)} at step "
+            f"{number(finding, 'tallest_spike_step'):,.0f}"]  # fmt: skip
+
+
+def _not_finite(finding: Finding) -> str:
+    """Say of which layer the gradient is not finite first, and at how many steps; nothing where it always is."""
+    broken = finding.numbers.get("not_finite")
+    if not isinstance(broken, dict) or not broken:
+        return ""
+    first = min(each["first"] for each in broken.values())
+    names = [name for name, each in broken.items() if each["first"] == first]
+    others = f" and {count(len(broken) - 1, 'more layer')}" if len(broken) > 1 else ""
+    steps = max(each["steps"] for each in broken.values())
+    when = f"at step {first:,}" if steps == 1 else f"at {steps:,} steps from {first:,} on"
+    return f", the gradient of {names[0]}{others} not finite {when}"
 
 
 def divergence(finding: Finding) -> str:
     """Say in a clause what became of the loss."""
     if finding.verdict == "none":
         return "no divergence of the loss"
-    first, broken = number(finding, "first"), number(finding, "not_finite")
-    since = f" at step {first:,.0f}" if math.isfinite(first) else ""
+    broken, left, first = (number(finding, name) for name in ("not_finite", "left_level", "first_not_finite"))
+    said = []
+    if not math.isnan(left) or not broken > 0:
+        since = "" if math.isnan(left) else f" at step {left:,.0f}"
+        how = f"{since}, and was still away at the end" if finding.verdict == "rising" else f" for good{since}"
+        said.append(f"left its level{how}")
     if broken > 0:
-        return f"the loss was not finite at {count(int(broken), 'step')}, first{since}"
-    if finding.verdict == "rising":
-        return f"the loss left its level{since}, and was still away at the end"
-    return f"the loss left its level for good{since}"
+        since = "" if math.isnan(first) else f", first at step {first:,.0f}"
+        said.append(f"was not finite at {count(int(broken), 'step')}{since}")
+    return f"the loss {' and '.join(said)}"
 
 
 def _collapse(finding: Finding) -> str:

@@ -97,6 +97,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "samples": "recorded losses",
                 "spikes": "short rises of the loss over its level that came back",
                 "first": "first such step, or that at which it left its level",
+                "first_not_finite": "first such step",
+                "left_level": "step at which it left its level",
+                "tallest_spike": "largest ratio of such a rise to the level",
+                "tallest_spike_step": "its step",
                 "false_alarms_expected": "divergences and rises that noise alone would make in this run",
                 "planted_found": "jump planted into this run for good, in standard deviations of its noise, to the "
                 "part that was found",
@@ -121,6 +125,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "tallest_layer": "its layer",
                 "tallest_step": "its step",
                 "silent": "layer to the step from which on its gradient is exactly zero, to the end of the record",
+                "not_finite": "layer to how many steps its gradient is not finite at, the first and the last",
             },
             ("gradients.norm",),
         ),

@@ -48,7 +48,7 @@ def tell_couplings(evidence: Evidence) -> list[Finding]:
         sentence = f"Of {count(tested, 'coupling')} between kinds of events none stands out of chance."
         verdict = "no better than chance"
     elif "too few events" in verdicts:
-        sentence = "Whether one kind of event warns of another cannot be said: too few events of both kinds."
+        sentence = "Whether one kind of event warns of another cannot be said: of each pair one has too few."
         verdict = "too few events"
     else:
         sentence, verdict = "No two kinds of events that could be coupled were recorded.", "not recorded"

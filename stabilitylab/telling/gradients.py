@@ -73,31 +73,65 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
         )
     unit = "step" if spacing(frame.index.to_numpy()) == 1 else "row"
     sentence += _trust(calibration, samples, unit)
-    first = len(frame) - max((each.judged for each in judged.values()), default=0)
+    first = min((each.first for each in judged.values()), default=0)
     sentence += f" The first {first:,} {unit}s only say what is usual: no spike is sought in them." if first else ""
+    if not judged:
+        sentence += " No layer has enough finite gradients to look for other spikes."
     if shifts:
         risen = joined([each.label for each in shifts])
         sentence += f" The level of {risen} rose and stayed up, for {parameters['patience']} {unit}s or more or to the "
         sentence += f"end, first at step {shifts[0].start:,}; only what stands out of such a rise counts as a spike."
     silent = _silent(frame)
     if silent:
-        since = ", ".join(f"{name} from step {step:,} on" for name, step in silent.items())
+        always = {int(frame.index[0]): "at every step"}
+        since = ", ".join(f"{name} {always.get(step, f'from step {step:,} on')}" for name, step in silent.items())
         sentence += f" The gradient is exactly zero: of {since}."
         numbers["silent"] = silent
+    broken = _broken(frame)
+    if broken:
+        numbers["not_finite"] = broken
+        sentence += f" The gradient is not finite: of {_times(broken, int(frame.index[-1]), unit)}."
     events_of = tuple(sorted([event for each in episodes for event in each.events] + shifts))
     verdict = "spikes" if episodes else "none"
     return [Finding("spikes", sentence, verdict, numbers, SPIKE_METHOD, parameters, events_of)]
 
 
 def _silent(frame: pd.DataFrame) -> dict[str, int]:
-    """Return the layers that lost their gradient, and the step from which on it is exactly zero to the end."""
+    """Return the layers that lost their gradient, and the step from which on it is exactly zero to the end.
+
+    That is said of fifty steps or more, and of a layer that never had one.
+    """
     found = {}
     for name in frame.columns:
-        column = frame[name].dropna()
-        some = np.flatnonzero(column.to_numpy() != 0)
-        if len(some) and len(column) - 1 - some[-1] >= 50:
-            found[str(name)] = int(column.index[some[-1] + 1])
+        some = np.flatnonzero(frame[name].to_numpy() != 0)
+        since = int(some[-1]) + 1 if len(some) else 0
+        if since == 0 or len(frame) - since >= 50:
+            found[str(name)] = int(frame.index[since])
     return found
+
+
+def _broken(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return the layers whose gradient is not finite at some steps: at how many, the first and the last."""
+    found = {}
+    for name in frame.columns:
+        steps = frame.index[~np.isfinite(frame[name].to_numpy())]
+        if len(steps):
+            found[str(name)] = {"steps": len(steps), "first": int(steps[0]), "last": int(steps[-1])}
+    return found
+
+
+def _times(broken: Mapping[str, Mapping[str, int]], end: int, unit: str) -> str:
+    """Say of up to three layers, those alike told once, at how many steps they are not finite, and when."""
+    alike: dict[tuple[int, int, int], list[str]] = {}
+    for name, each in broken.items():
+        alike.setdefault((each["steps"], each["first"], each["last"]), []).append(name)
+    said = []
+    for (number, first, last), names in list(alike.items())[:3]:
+        until = "the end" if last == end else f"step {last:,}"
+        when = f"at step {first:,}" if number == 1 else f"at {count(number, unit)} from step {first:,} to {until}"
+        said.append(f"{joined(names, 3)} {when}")
+    left = sum(map(len, list(alike.values())[3:]))
+    return "; of ".join(said) + (f"; and of {count(left, 'further layer')}" if left else "")
 
 
 def _trust(calibration: Calibration | None, samples: int, unit: str) -> str:

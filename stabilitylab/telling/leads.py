@@ -44,9 +44,9 @@ def tell_origin(evidence: Evidence) -> list[Finding]:
         sentence += f": {joined(often, 3)}" if often else ""
         sentence += f"; in {together} several layers begin at {same}"
     sentence += "."
-    if tallest:
-        top, top_count = tallest.most_common(1)[0]
-        sentence += f" Tallest{' most often' if number > 1 else ''}: {top} ({top_count} of {number})."
+    (top, most), (_, next_most) = [*tallest.most_common(2), ("", 0), ("", 0)][:2]
+    if most > next_most and (most > 1 or number == 1):
+        sentence += f" Tallest{' most often' if number > 1 else ''}: {top} ({most} of {number})."
     by_onset, by_peak = _precedence(
         episodes, evidence.of("spike", series="gradients.norm"), first, evidence.parameters["seed"]
     )

@@ -38,12 +38,14 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
     parts = [f"The loss stayed finite in {span(frame)}."]
     if len(broken):
         parts = [f"The loss was not finite at {count(len(broken), 'step')}, first at step {broken[0]:,}."]
-    if len(broken) and not finite[-1] and not gone:
+    if len(broken) and not finite[-1]:
         parts.append("It is not finite where the record ends.")
-    elif gone:
+    if gone:
         parts.append(f"It left its level at step {gone[0].start:,} and did not come back.")
     elif rising:
         parts.append(_rise(rising[0], frame, patience))
+    elif len(broken) and not finite[-1]:
+        pass  # it is gone anyhow
     elif finite.sum() < needed:
         parts.append(f"Whether it left its level for good cannot be judged with fewer than {needed:,} finite losses.")
     else:
@@ -64,8 +66,13 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
         )
         parts.append(said)
     numbers: dict[str, Any] = {"not_finite": len(broken), "samples": len(frame), "spikes": len(spikes)}
-    if len(broken) or gone or rising:
-        numbers["first"] = min([int(each) for each in broken[:1]] + [each.start for each in (*gone, *rising)])
+    since = {"first_not_finite": [int(each) for each in broken[:1]],
+             "left_level": [each.start for each in (*gone, *rising)]}  # fmt: skip
+    numbers |= {name: min(steps) for name, steps in since.items() if steps}
+    if any(since.values()):
+        numbers["first"] = min(step for steps in since.values() for step in steps)
+    if spikes:
+        numbers |= {"tallest_spike": top.height, "tallest_spike_step": top.peak}
     numbers |= evidence.tried("training.loss")
     verdict = "diverged" if gone or len(broken) else "rising" if rising else "none"
     if verdict == "none" and finite.sum() < needed:
