@@ -21,6 +21,9 @@ WIDTHS = (150, 500)
 """Steps by which events are moved at most, by chance: the narrow one keeps them within an unstable phase, the wide one
 away from what they follow; the larger p counts."""
 
+DELAYS = 10
+"""So many delays after an episode at most are looked at for the largest fall."""
+
 SAFE = 1e-280
 """Sums of squares below it have lost digits, or all."""
 
@@ -172,11 +175,13 @@ class Aftermath(NamedTuple):
     episodes: int
     """Number of episodes, at least a horizon apart, that have measurements before and after."""
     fall: float
-    """Mean fall in the unit of the curve; NaN without an episode."""
+    """Mean fall in the unit of the curve, at the delay where it is largest; NaN without an episode."""
     by_chance: float
-    """Mean fall after the episodes moved at random."""
+    """Mean of the same after the episodes moved at random."""
     p: float
     """Share of such moves with a fall at least as large; the larger of two widths."""
+    delay: int = 0
+    """Usual number of steps from the start of an episode to the first of the two measurements of the fall."""
 
 
 def aftermath(
@@ -187,17 +192,18 @@ def aftermath(
     widths: Sequence[int] = WIDTHS,
     draws: int = 2000,
 ) -> Aftermath:
-    """Return the mean fall of a curve after episodes: its last five measurements before against its next two.
+    """Return the largest mean fall of a curve after episodes: of five measurements before against two of those after.
 
-    One small fall drowns in the fluctuation of the curve; the mean over episodes need not. By chance: each episode is
-    moved uniformly within a width on both sides, and of several widths that with the larger p counts, as in
-    `expected_followers`.
+    One small fall drowns in the fluctuation of the curve; the mean over episodes need not. Of the two neighbors among
+    the measurements within the horizon those with the largest mean fall count, after true episodes and moved ones
+    alike. By chance: each episode is moved uniformly within a width on both sides, and of several widths that with the
+    larger p counts, as in `expected_followers`.
 
     Args:
         episodes: any order; of several whose starts lie within the horizon the first counts.
         curve: index ``step``; NaN is left out.
         rng: for the moves.
-        horizon: steps after the start within which the next measurements must lie.
+        horizon: steps after the start within which the measurements must lie.
         widths: steps by which an episode is moved at most.
         draws: number of moves within each.
     """
@@ -209,27 +215,54 @@ def aftermath(
             starts.append(each)
     if len(steps) < 7 or not starts:
         return Aftermath(0, float("nan"), float("nan"), 1.0)
-    before = np.full(len(steps) + 1, np.nan)
-    before[5:] = np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=1)
-    after = np.append((values[:-1] + values[1:]) / 2, [np.nan, np.nan])
-    soon = np.append(steps[1:], [np.iinfo(steps.dtype).max] * 2)  # step of the second measurement after
-
-    def falls(times: np.ndarray) -> np.ndarray:
-        at = np.searchsorted(steps, times)  # a measurement at the very step sees the weights before its update
-        at = np.where((at < len(steps)) & (steps[np.minimum(at, len(steps) - 1)] == times), at + 1, at)
-        return np.where(soon[at] <= times + horizon, before[at] - after[at], np.nan)
-
-    seen = falls(np.array(starts))
-    used = np.array(starts)[np.isfinite(seen)]
+    falls = _Falls(steps, values, horizon)
+    known = np.isfinite(falls.after(np.array(starts), 0))
+    used = np.array(starts)[known]
     if len(used) == 0:
         return Aftermath(0, float("nan"), float("nan"), 1.0)
-    fall = float(np.nanmean(seen))
+    fall, later = (each[0] for each in falls.largest(used[None, :]))
     by_width = []
     for width in widths:
         low, high = np.maximum(used - width, steps[5]), np.minimum(used + width, steps[-2])
-        moved = falls(rng.integers(low, np.maximum(high, low) + 1, size=(draws, len(used))))
-        known = np.isfinite(moved)
-        chance = np.where(known, moved, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        chance, _ = falls.largest(rng.integers(low, np.maximum(high, low) + 1, size=(draws, len(used))))
         by_width.append(((1 + int((chance >= fall - 1e-12).sum())) / (1 + draws), float(chance.mean())))
     p, by_chance = max(by_width)
-    return Aftermath(len(used), fall, by_chance, p)
+    delay = int(np.median(steps[np.minimum(falls.following(used) + later, len(steps) - 1)] - used))
+    return Aftermath(len(used), float(fall), by_chance, p, delay)
+
+
+class _Falls:
+    """The falls of a curve after times: the median of five measurements before less the mean of two after it."""
+
+    def __init__(self, steps: np.ndarray, values: np.ndarray, horizon: int) -> None:
+        self._steps, self._horizon = steps, horizon
+        self._before = np.full(len(steps) + 1, np.nan)
+        self._before[5:] = np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=1)
+        self._after = np.append((values[:-1] + values[1:]) / 2, [np.nan, np.nan])
+        self._soon = np.append(steps[1:], [np.iinfo(steps.dtype).max] * 2)  # step of the second measurement
+        pairs = max(int(horizon / np.median(np.diff(steps))) - 1, 1)
+        self._laters = np.unique(np.linspace(0, pairs - 1, min(pairs, DELAYS)).round().astype(int))
+
+    def following(self, times: np.ndarray) -> np.ndarray:
+        """Return the first measurement after each time; one at the very step sees the weights before its update."""
+        at = np.searchsorted(self._steps, times)
+        here = (at < len(self._steps)) & (self._steps[np.minimum(at, len(self._steps) - 1)] == times)
+        return np.where(here, at + 1, at)
+
+    def after(self, times: np.ndarray, later: int) -> np.ndarray:
+        """Return the fall so many measurements later than the next one; NaN where it is not known in time."""
+        at = self.following(times)
+        then = np.minimum(at + later, len(self._steps))
+        return np.where(self._soon[then] <= times + self._horizon, self._before[at] - self._after[then], np.nan)
+
+    def largest(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the largest mean fall over the delays, and where it is: times of shape (N, episodes)."""
+        means: list[np.ndarray] = []
+        for later in self._laters:
+            falls = self.after(times, int(later))
+            known = np.isfinite(falls)
+            number = known.sum(axis=1)
+            mean = np.where(known, falls, 0.0).sum(axis=1) / np.maximum(number, 1)
+            means.append(np.where(2 * number >= times.shape[1], mean, -np.inf if len(means) else 0.0))
+        best = np.argmax(means, axis=0)
+        return np.max(means, axis=0), self._laters[best]

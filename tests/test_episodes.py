@@ -84,6 +84,21 @@ class TestEpisodes:
         assert np.mean(false) <= 0.05 + 2 * (0.05 * 0.95 / 100) ** 0.5
         assert np.mean(found) >= 0.9
 
+    @pytest.mark.parametrize(("later", "every"), [(0, 5), (20, 5), (60, 5), (60, 20)])
+    def test_a_fall_that_comes_late_within_the_horizon_is_found_where_it_is(self, later, every):
+        rng = np.random.default_rng(0)
+        steps = np.arange(0, 6000, every)
+        values = 0.8 + 0.005 * rng.standard_normal(len(steps))
+        starts = np.arange(500, 5500, 260)
+        for at in starts:
+            values[(steps > at + later) & (steps <= at + later + 40)] -= 0.05
+        episodes = group([event("a", int(each)) for each in starts], "a", 20)
+        seen = aftermath(episodes, pd.Series(values, steps), rng, draws=200)
+        assert seen.episodes == len(starts)
+        assert seen.fall == pytest.approx(0.05, abs=0.006)
+        assert later < seen.delay <= later + 40
+        assert seen.p < 0.01
+
     def test_an_unstable_phase_that_spikes_and_dips_share_is_no_evidence(self):
         """Seven spikes and three falls, each anywhere in each of three phases of 500 steps."""
         rng = np.random.default_rng(0)

@@ -260,8 +260,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             {"falls": "lower, more than chance", "none": "not lower than by chance", "too few events": FEW},
             {
                 "episodes": "spikes with measurements before and after",
-                "fall": "mean fall, as a part of 1",
-                "by_chance": "mean fall after the same spikes moved at random, as a part of 1",
+                "fall": "mean fall, as a part of 1, at the delay where it is largest",
+                "delay": "that delay: usual number of steps from the start of a spike",
+                "by_chance": "the same after spikes moved at random, as a part of 1",
                 "p": "p of such a fall",
             },
             ("knn.accuracy",),

@@ -106,20 +106,29 @@ def tell_aftermath(evidence: Evidence) -> list[Finding]:
     rng = np.random.default_rng(used["seed"])
     found = aftermath(evidence.episodes, dip.measured(frame[label]), rng, used["horizon"], draws=used["draws"])
     method = (
-        "median of the five measurements before each gradient spike less the mean of the two after it, averaged; "
-        f"against the same with the spikes moved by up to {' and by up to '.join(map(str, WIDTHS))} steps, of which "
-        "the larger p counts"
+        "median of the five measurements before each gradient spike less the mean of two after it, averaged, at the "
+        "delay within the horizon where it is largest; against the same with the spikes moved by up to "
+        f"{' and by up to '.join(map(str, WIDTHS))} steps, of which the larger p counts"
     )
-    numbers = {"episodes": found.episodes, "fall": found.fall, "by_chance": found.by_chance, "p": found.p}
+    numbers = {
+        "episodes": found.episodes, "fall": found.fall, "by_chance": found.by_chance, "p": found.p,
+        "delay": found.delay,
+    }  # fmt: skip
+    total, usable = len(evidence.episodes), f"more than {used['horizon']} steps apart, with five measurements before"
     if found.episodes < FEWEST:
-        sentence = f"Whether the kNN accuracy falls after gradient spikes on average cannot be said of {found.episodes}"
-        sentence += f": at least {FEWEST} are needed, more than {used['horizon']} steps apart, with five measurements "
-        sentence += f"before each and two within {used['horizon']} steps after it."
+        sentence = (
+            f"Whether the kNN accuracy falls after gradient spikes on average cannot be said: {found.episodes} of "
+            f"{total} can be used, and at least {FEWEST} are needed, {usable} each and two within {used['horizon']} "
+            "steps after it."
+        )
         return [Finding("after spikes", sentence, "too few events", numbers, method, used)]
     way, other = ("lower" if fall >= 0 else "higher" for fall in (found.fall, found.by_chance))
+    which = f"{found.episodes} of {total} gradient spikes ({usable} and two after each)"
     sentence = (
-        f"After {found.episodes} gradient spikes the kNN accuracy is {100 * abs(found.fall):.1f} points {way} on "
-        f"average than before ({100 * abs(found.by_chance):.1f} {other} by chance, p {equals(found.p)})."
+        f"After {which if found.episodes < total else count(total, 'gradient spike')} the kNN accuracy is"
+        f"{' at most' if found.p > used['alpha'] else ''} {100 * abs(found.fall):.1f} points {way} on average than "
+        f"before, {count(found.delay, 'step')} after the start ({100 * abs(found.by_chance):.1f} {other} by chance, "
+        f"p {equals(found.p)})."
     )
     verdict = "falls" if found.p <= used["alpha"] and found.fall > 0 else "none"
     return [Finding("after spikes", sentence, verdict, numbers, method, used)]
