@@ -103,6 +103,27 @@ class TestDip:
             events = [dip.Detector().detect("knn.accuracy", self.curve(rng, samples), about) for _ in range(40)]
             assert sum(map(len, events)) <= (6 if not about else 3)
 
+    @pytest.mark.parametrize(("period", "length"), [(9, 3), (12, 5), (10, 4)])
+    def test_dips_that_come_often_do_not_pass_for_the_fluctuation(self, period, length, rng):
+        values = 0.8 + 0.005 * rng.standard_normal(120)
+        starts = np.arange(20, 110, period)
+        for at in starts:
+            values[at : at + length] -= 0.1
+        frame = pd.DataFrame({"bank": values}, index=pd.Index(10 * np.arange(120), name="step"))
+        events = dip.Detector().detect("knn.accuracy", frame, {})
+        hit = [any(each.start <= 10 * (at + length) and each.stop >= 10 * at for each in events) for at in starts]
+        assert np.mean(hit) >= 0.8
+        assert all(each.height == pytest.approx(0.1, abs=0.03) for each in events)
+
+    @pytest.mark.parametrize("memory", [0.0, 0.9, 1.0])
+    def test_noise_has_no_sharp_falls_with_a_memory_or_without(self, memory, rng):
+        for _ in range(60):
+            noise = rng.standard_normal(200)
+            for at in range(1, 200):
+                noise[at] += memory * noise[at - 1]
+            frame = pd.DataFrame({"bank": 0.5 + 0.003 * noise}, index=pd.Index(10 * np.arange(200), name="step"))
+            assert len(dip.Detector().detect("knn.accuracy", frame, {})) <= 1
+
     def test_same_images_see_what_the_binomial_error_hides(self, rng):
         images, steps = 400, np.arange(100) * 10
         difficulty = rng.random(images)

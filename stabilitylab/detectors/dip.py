@@ -38,6 +38,9 @@ slow wandering better; the largest counts."""
 
 PASSES = 4
 
+SHARP, EDGE = 2, 4.0
+"""So many measurements in a row lie below as many before by so many usual changes, where a fall is sharp."""
+
 TOGETHER = (1, 2, 4, 8)
 """So many low measurements in a row count together, as their mean."""
 
@@ -153,6 +156,7 @@ class Detector:
         after = values[rows].mean(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):  # a curve that is zero has no fluctuation
             low = judged & ((before.level - after) / before.spread_of[number] > self.parameters.own_score)
+            low |= judged & before.sharp & (number == SHARP)
             low &= before.level - values >= (before.level - after) / 2  # it begins here, not within the next ones
         # what sampling explains, corrected for looking along the curve, with as many means as do not overlap
         tests = max(1, int(np.isfinite(before.level).sum())) * sum(1 / each for each in TOGETHER)
@@ -268,6 +272,8 @@ class _Past(NamedTuple):
     """The fluctuation of the fall of the mean of so many measurements in a row."""
     white: np.ndarray
     """The fluctuation from one measurement to the next."""
+    sharp: np.ndarray
+    """Where the curve falls at once, and farther than it ever goes from one measurement to the next."""
 
 
 def _past(values: np.ndarray, valid: np.ndarray, least: int = LEAST) -> _Past:
@@ -276,7 +282,7 @@ def _past(values: np.ndarray, valid: np.ndarray, least: int = LEAST) -> _Past:
     level = np.full(length, np.nan)
     members = np.zeros((length, LEVEL), dtype=int)
     if len(used) < LEVEL + least:
-        return _Past(level, level, members, dict.fromkeys(TOGETHER, level), level)
+        return _Past(level, level, members, dict.fromkeys(TOGETHER, level), level, np.zeros(length, dtype=bool))
     windows = sliding_window_view(np.concatenate([np.repeat(used[:1], LEVEL - EARLY), used]), LEVEL)
     count = np.cumsum(valid) - valid
     enough = count >= EARLY
@@ -290,7 +296,23 @@ def _past(values: np.ndarray, valid: np.ndarray, least: int = LEAST) -> _Past:
     for number, each in spreads.items():  # no mean is more exact than that of measurements without a memory
         part = np.sqrt((1 / number + 1 / MEDIAN_WORTH) / (1 + 1 / MEDIAN_WORTH))
         spreads[number] = np.where(np.isfinite(spreads[1]), np.fmax(each, part * least_one), np.nan)
-    return _Past(level, spreads[1], members, spreads, _from_early_on(np.concatenate([[np.nan], white]))[count])
+    early_white = _from_early_on(np.concatenate([[np.nan], white]))[count]
+    return _Past(level, spreads[1], members, spreads, early_white, _sharp(values, least))
+
+
+def _sharp(values: np.ndarray, least: int) -> np.ndarray:
+    """Return where two values in a row lie below the two before by more than `EDGE` usual changes, shape (T,).
+
+    Falls that come so often that they pass for the fluctuation of the curve are told from it by their edges: the usual
+    change from value to value hardly knows them, and noise, with a memory or without, makes no edge between pairs.
+    """
+    change = pd.Series(np.abs(np.diff(values, prepend=np.nan)))
+    usual = change.rolling(min(SPREADS[0], max(len(values), least)), min_periods=least).median().to_numpy()
+    limit = EDGE * MAD_TO_SD * np.fmax(usual, np.nanmedian(change))
+    sharp = np.zeros(len(values), dtype=bool)
+    pairs = sliding_window_view(values, 2)
+    sharp[SHARP:-1] = pairs[:-SHARP].min(axis=1) - pairs[SHARP:].max(axis=1) > limit[SHARP - 1 : -SHARP]
+    return sharp
 
 
 def _from_early_on(spread: np.ndarray) -> np.ndarray:
