@@ -46,6 +46,8 @@ def ending(number: int) -> str:
 
 def ratio(value: float) -> str:
     """Return a ratio with no more digits than it deserves."""
+    if value < 0.1 or 1e7 <= value < float("inf"):
+        return f"{value:.2g}x"
     return f"{value:.1f}x" if value < 10 else f"{value:,.0f}x"
 
 

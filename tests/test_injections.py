@@ -266,6 +266,26 @@ def test_a_response_is_that_of_its_window_in_any_unit() -> None:
     assert np.isfinite(short.deviation[0])
 
 
+def test_one_disturbance_is_not_credited_with_the_spike_of_another(tmp_path: Path) -> None:
+    """A spike of thirty times in layer b, five steps after nothing at all."""
+    rng = np.random.default_rng(1)
+    starts = range(200, 800, 50)
+    nothing = {"kind": "learning_rate", "what": "nothing", "spans": [[at, at] for at in starts]}
+    real = {"kind": "gradient", "what": "it", "layer": "b", "spans": [[at + 5, at + 5] for at in starts]}
+    header = {"layers": {"names": ["a", "b"], "of": {"a.w": "a", "b.w": "b"}, "first": "a"}, "config": {}}
+    values = np.exp(0.1 * rng.standard_normal((1000, 2)))
+    values[[at + 5 for at in starts], 1] *= 30
+    writer = RunWriter(tmp_path / "r", header | {"planted": [nothing, real]})
+    writer.declare("gradients.norm", ["a.w", "b.w"], unit="gradient")
+    writer.write("gradients.norm", np.arange(1000), values)
+    writer.close("completed")
+    told, found = planted(Run(tmp_path / "r"))
+    assert found.verdict == "all found"
+    assert responds(found, "gradients.norm").keys() == {"b"}
+    assert told.numbers["found"] == 0
+    assert not responds(told, "gradients.norm")
+
+
 def test_what_was_not_there_is_not_found_and_what_makes_no_sense_is_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     truth = {"kind": "gradient", "what": "nothing at all", "layer": "b", "spans": [[200, 200], [300, 300]]}

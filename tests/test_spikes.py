@@ -359,17 +359,3 @@ def test_a_spike_out_of_a_trough_does_not_swallow_the_next(back):
     events = spike.Detector().detect("gradients.norm", pd.DataFrame(np.exp(log)), {})
     for label in range(20):
         assert [each.peak for each in events if each.label == str(label) and each.height > 3] == [500, 620]
-
-
-@pytest.mark.parametrize("last", [1, 20, 500, 1000])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_layer_that_breaks_for_good_is_a_spike_but_one_that_is_frozen_is_none(last, layers):
-    """NaN to the end where another layer goes on or breaks too, however long; and zero to the end."""
-    rng = np.random.default_rng(0)
-    values = np.exp(0.1 * rng.standard_normal((1000, 2)))
-    values[-last:, :layers] = np.nan
-    events = spike.Detector().detect("gradients.norm", pd.DataFrame(values), {})
-    broken = [(each.label, each.start, each.stop) for each in events if np.isinf(each.height)]
-    assert broken == [(str(layer), 1000 - last, 999) for layer in range(layers)]
-    events = spike.Detector().detect("gradients.norm", pd.DataFrame(np.nan_to_num(values)), {})
-    assert not [each for each in events if np.isinf(each.height)]

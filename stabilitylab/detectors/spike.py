@@ -16,7 +16,7 @@ from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ra
 from stabilitylab.detectors._shift import apart_from_shifts
 from stabilitylab.findings import Event, place
 from stabilitylab.stats.past import Past, again, autocorrelation, level_and_residual, past, wandering
-from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
+from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold, without
 from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, normal_prior, pooled, posterior, shape_of_sum
 
 __all__ = ["Detector", "Parameters", "Resolution"]
@@ -41,6 +41,9 @@ ENOUGH = 4096
 
 ALONE = 32_768
 """The tails of a longer series are estimated from it alone; a shorter one is helped by the other columns."""
+
+DEEP, VANISHED = 12.0, float(np.log(100))
+"""A sample that lies so many standard deviations, and this much, below the level is no noise: a gradient of nothing."""
 
 CLUSTERED = 0.02
 """How much one over the degrees of freedom of a sum may differ from that of a sum of independent samples."""
@@ -155,8 +158,8 @@ class Detector:
         said = []
         for column in asked:
             _, _, _, blocks = _folded(np.ascontiguousarray(values[:, column]))
-            masked = self._outstanding(blocks)
-            before = past(blocks, masked, self.parameters.floor)
+            masked, lost = self._outstanding(blocks)
+            before = past(without(blocks, lost), masked, self.parameters.floor)
             sums = self._sums(before, masked, before.spread())
             said.append({size: evidence.both for size, _, evidence in sums})
         shapes: list[Shapes] = [{} for _ in range(number)]
@@ -179,7 +182,8 @@ class Detector:
     def _column(self, values: np.ndarray, shapes: Shapes) -> tuple[Found, Resolution]:
         """Return the events of a column in samples, and what could have been seen in it."""
         log, broken, rows, blocks = _folded(values)
-        masked = self._outstanding(blocks)
+        masked, lost = self._outstanding(blocks)
+        blocks = without(blocks, lost)
         before = past(blocks, masked, self.parameters.floor)
         noticed, tails = self._notice(before, masked, shapes)
         found = self._measure(log, broken, before, noticed, tails[1])
@@ -192,22 +196,29 @@ class Detector:
             found = self._measure(log, broken, before, noticed, tails[1])
         return found.at(rows), self._resolution(before, tails[1], len(log))
 
-    def _outstanding(self, blocks: np.ndarray) -> np.ndarray:
+    def _outstanding(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the samples of runs above two standard deviations that reach five, and the smallest ratio.
 
-        They are left out of what the past says, or many spikes would pass for the noise.
+        They are left out of what the past says, or many spikes would pass for the noise. The second array has those of
+        short runs that all but vanish (`VANISHED`): they count as missing, as zeros do.
         """
         residual, rough, _ = level_and_residual(blocks, np.empty(0, dtype=np.int64))
         rough = np.maximum(rough, self.parameters.floor)
         rough *= wandering(autocorrelation(residual, rough))
         with np.errstate(invalid="ignore"):
+            low = residual < -np.maximum(DEEP * rough, VANISHED)
+            lost = np.empty(0, dtype=np.int64)
+            if low.any():
+                first, last = runs_of(unfold(low, low.size))
+                short = last - first < BLOCK // 2 - 1
+                lost = ragged(first[short], last[short])[0]
             far = residual > np.maximum(5 * rough, np.log(self.parameters.min_ratio))
             if not far.any():
-                return np.empty(0, dtype=np.int64)
+                return np.empty(0, dtype=np.int64), lost
             first, last = runs_of(unfold(residual > 2 * rough, residual.size))
         reached = np.flatnonzero(unfold(far, far.size))
         reach = np.searchsorted(reached, first) < np.searchsorted(reached, last, side="right")
-        return ragged(first[reach], last[reach])[0]
+        return ragged(first[reach], last[reach])[0], lost
 
     def _resolution(self, before: Past, tail: Tail, length: int) -> Resolution:
         known = np.isfinite(before.scale)

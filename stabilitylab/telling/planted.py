@@ -85,5 +85,7 @@ def _layers_in_words(rows: Sequence[Row]) -> str:
     for series, those in others.items():
         far = max(those, key=lambda each: abs(each.change) if series == "knn.accuracy" else abs(np.log(each.change)))
         size = f"{100 * far.change:+.1f} points" if series == "knn.accuracy" else ratio(far.change)
-        parts.append(f"{series} ({far.label}: {size} at {signed(far.lag)})")
+        number = sum(each.series == series for each in rows)
+        most = f"{len(those)} of {number}, most {far.label}" if number > 1 else far.label
+        parts.append(f"{series} ({most}: {size} at {signed(far.lag)})")
     return sentence + (f" Other series that respond: {joined(parts)}." if parts else "")

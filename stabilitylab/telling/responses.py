@@ -20,6 +20,9 @@ __all__ = ["LONGEST", "Row", "Told", "frames_of", "look", "responses_of", "touch
 LONGEST = 100
 """Of a disturbance that lasts longer, so many steps are looked at."""
 
+LATE = 2
+"""A spike that begins so many rows after a disturbance may be its work: a rate acts on the step after it."""
+
 VANISHED = 1e-9
 """A direction of the projection has vanished when its variance is under this part of the largest."""
 
@@ -87,11 +90,16 @@ def frames_of(evidence: Evidence) -> dict[str, pd.DataFrame]:
 def _responses(
     frame: pd.DataFrame, spans: Sequence[Sequence[int]], busy: Sequence[Sequence[int]], near: int, behind: bool = True
 ) -> dict[str, Response]:
-    """Return how each column responds from the start of each time to its end, and so many steps behind if asked."""
+    """Return how each column responds from the start of each time to its end, and so many steps behind if asked.
+
+    What is behind ends where another disturbance begins: its effect is not that of this one.
+    """
     steps, spacing = frame.index.to_numpy(), spacing_of(frame.index.to_numpy())
     reach = max(near, 2 * spacing)
     starts = [int(np.searchsorted(steps, first)) for first, _ in spans]
-    length = max(behind * reach, *(min(last - first, LONGEST) for first, last in spans)) // spacing + 1
+    longest = max(min(last - first, LONGEST) for first, last in spans)
+    apart = min((after - first for first, _ in spans for after, _ in busy if after > first), default=reach + 1)
+    length = max(behind * min(reach, apart - 1), longest) // spacing + 1
     taken = np.zeros(len(steps), dtype=bool)
     for first, last in busy:
         taken[np.searchsorted(steps, first) : np.searchsorted(steps, last + reach, "right")] = True
@@ -135,9 +143,10 @@ def _row(
     return Row(series, label, change, lag, found.p_all, responds)
 
 
-def touches(event: Event, span: Sequence[int], near: int) -> bool:
-    """Tell whether an event begins within a time, or so many steps after it."""
-    return span[0] <= event.onset <= min(span[1], span[0] + LONGEST) + near
+def touches(event: Event, span: Sequence[int], near: int, busy: Sequence[Sequence[int]] = ()) -> bool:
+    """Tell whether an event begins within a time, or so many steps after it, and no other time begins in between."""
+    inside = span[0] <= event.onset <= min(span[1], span[0] + LONGEST) + near
+    return inside and not any(span[0] < first <= event.onset for first, _ in busy)
 
 
 def look(
@@ -150,7 +159,10 @@ def look(
         return _vanished(evidence, entry, span)
     if kind == "momentum_encoder" and "training.momentum" in evidence.run:
         return _stopped(evidence.run["training.momentum"].max(axis=1), span)
-    spikes = [each for each in evidence.of("spike", series="gradients.norm") if touches(each, span, near)]
+    near = (
+        min(near, LATE * spacing_of(frames["gradients.norm"].index.to_numpy())) if "gradients.norm" in frames else near
+    )
+    spikes = [each for each in evidence.of("spike", series="gradients.norm") if touches(each, span, near, busy)]
     if kind == "gradient":
         spikes = [each for each in spikes if each.label == layer and each.start <= span[1]]
     series = TRACES.get(kind, "")
@@ -161,7 +173,8 @@ def look(
         traced = _traced(column.to_frame(series), span, busy, evidence)
     if spikes and kind != "momentum_encoder" and not (kind in DIRECT and traced.found):
         first = min(spikes, key=lambda each: each.onset)
-        return Told(span[0], span[1], True, first.onset, f"a spike of {ratio(first.height)} in {first.label}")
+        tall = "a value that is not finite" if np.isinf(first.height) else f"a spike of {ratio(first.height)}"
+        return Told(span[0], span[1], True, first.onset, f"{tall} in {first.label}")
     return traced
 
 
@@ -203,5 +216,7 @@ def _vanished(evidence: Evidence, entry: Mapping[str, Any], span: Sequence[int])
         return Told(span[0], span[1], None, None, "")
     lost = int(inside.iloc[0] - before.iloc[-1])
     found = lost >= len(set(dimensions))
+    if not found and before.iloc[-1]:  # a linear map of fewer dimensions: one of its outputs is a mixture of others
+        return Told(span[0], span[1], None, None, "")
     said = f"{count(lost, 'direction')} without variance in spectrum.projection" if found else ""
     return Told(span[0], span[1], found, int(inside.index[0]) if found else None, said)
