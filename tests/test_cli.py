@@ -212,13 +212,16 @@ def test_a_folder_that_cannot_be_made_is_named_before_any_work(run: Path, tmp_pa
         assert output.count("\n") == 1  # nothing was told before
 
 
-def test_a_reader_that_stops_reading_is_no_error(run: Path) -> None:
+def test_a_reader_that_stops_reading_changes_nothing(run: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     script = Path(sys.executable).parent / "stabilitylab"
-    for words in (["synthesize", "x", "--dry-run"], ["analyze", run, "--no-pictures"]):
+    asked = ["analyze", run, "--no-pictures", "--fail-on", "length>1"]
+    for words, code in ((["synthesize", "x", "--dry-run"], 0), (asked, 3)):
         done = subprocess.run([script, *words], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
-        assert (done.returncode, done.stderr) == (1, "")
+        assert done.returncode == code
+        assert "Pipe" not in done.stderr
+    assert (run / "analysis" / "findings.json").exists()
     os.close(writing)
 
 

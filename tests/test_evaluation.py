@@ -337,6 +337,8 @@ def test_other_images_of_another_size_and_kind_are_fitted(run: Path, tmp_path: P
         (["{run}", "--set", "temperature=[0.0]"], "evaluate.temperature was 0.0"),
         (["{run}", "--set", "temperature=[-1.0]"], "evaluate.temperature was -1.0"),
         (["{run}", "--set", "k=[]"], "evaluate.k was []"),
+        (["{run}", "--set", "k=-1"], "evaluate.k was -1: Input should be greater than 0"),
+        ([*"{run} --set knn=false --set linear=false --set logistic=false --set ranks=false".split()], "all off"),
         (["{run}", "--set", "k=[100000]"], "evaluate.k is [100000], but no more than"),
         (["{run}", "--set", "optimizer.lr=3"], "optimizer.lr has no effect on an evaluation, which takes knn, k"),
         (["{weights}"], "which images a published checkpoint is judged on must be said: --data FOLDER"),

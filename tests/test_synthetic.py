@@ -51,6 +51,36 @@ def test_lags_are_those_planted():
     assert set(np.subtract(later, first)) == {7}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"updates": True, "update_lead": 3}, {"loss_follow": 1999}, {"dip_follow": -600}, {"dip_follow": 1990},
+        {"rank": True, "rank_follow": 1900}, {"adam": True, "adam_lead": 600},
+    ],
+)  # fmt: skip
+def test_the_truth_names_no_coupling_that_fell_outside_of_the_run(fields):
+    made = synthetic.synthesize(spikes=(1, 500), **fields)
+    (coupling,) = made.couplings
+    at = {each.start - coupling.lag for each in made.of(coupling.kind, coupling.series) if each.label != "queue"}
+    assert len(coupling.spikes) < 2
+    assert len(at) == len(coupling.spikes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spikes_do_not_lie_on_each_other_nor_on_what_is_not_finite(seed):
+    made = synthetic.synthesize(
+        layers=4, spikes=(900,), random_spikes=10, phases=((300, 700),), phase_rate=0.2, length=4, ramp=2, seed=seed,
+        nonfinite=(400, 1200), timing_noise=3.0, lags=(0, 1, 2, 3), heights=(4.0, 4.0, 1.0, 4.0),
+    )  # fmt: skip
+    for layer in made.layers["names"]:
+        own = sorted((each.start, each.stop) for each in made.of("spike", "gradients.norm") if each.label == layer)
+        assert all(stop < start for (_, stop), (start, _) in zip(own, own[1:], strict=False))
+        assert not any(start <= step <= stop for start, stop in own for step in (400, 1200))
+        assert bool(own) == (layer != "blocks.1")  # whose spikes have a height of 1
+    with pytest.raises(InputError, match="the spike at step 903 of patch_embed lies on another one"):
+        synthetic.synthesize(spikes=(900, 903), length=5)
+
+
 def test_one_seed_gives_one_run():
     one, other = (synthetic.synthesize(steps=200, seed=3, spikes=(50,)) for _ in range(2))
     for name, frame in one.series.items():

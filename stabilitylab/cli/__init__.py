@@ -11,6 +11,7 @@ import pkgutil
 import click
 
 from stabilitylab import __version__
+from stabilitylab.cli._patient import be_patient
 
 __all__ = ["main"]
 
@@ -26,6 +27,7 @@ def main() -> None:
     dips and collapse in a run, and says what leads what; 'compare' sets groups of runs side by side. 'probes' lists
     the instruments, 'overhead' what they cost.
     """
+    be_patient()
 
 
 for _module in pkgutil.iter_modules(__path__):

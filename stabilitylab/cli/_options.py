@@ -30,8 +30,6 @@ def plainly(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **options)
         except InputError as error:
             raise click.ClickException(str(error)) from error
-        except BrokenPipeError:  # the reader has seen enough: click ends without a word
-            raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{where}{error.strerror or error}") from error

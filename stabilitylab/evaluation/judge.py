@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -66,6 +66,17 @@ class Judging(Parameters):
     """Stochastic depth of the last block."""
     finetune_weight_decay: float = Field(0.05, ge=0)
     """Weight decay, but of norms, biases, tokens and positions."""
+
+    @field_validator("k", "temperature", "rates", "finetune_rates", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _measures(self) -> Judging:
+        if not (self.knn or self.linear or self.logistic or self.ranks or self.finetune):
+            raise ValueError("knn, linear, logistic, ranks and finetune are all off: nothing would be measured")
+        return self
 
 
 def judge(train: Features, held_out: Features, judging: Judging, told: Callable[[str], None]) -> list[dict[str, Any]]:

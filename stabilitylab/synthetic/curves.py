@@ -23,12 +23,11 @@ def loss(
     values = 2.0 + 3.0 * np.exp(-time / 300) + 0.05 * rng.standard_normal(given.steps)
     events, couplings = [], []
     if given.loss_follow is not None:
-        taken = coupled(given, leaders, 30)
+        taken = tuple(s for s in coupled(given, leaders, 30) if 0 <= s + given.loss_follow < given.steps)
         for start in (step + given.loss_follow for step in taken):
-            if 0 <= start < given.steps:
-                values[start] *= given.coupled_height
-                times = (start, start, start, start)
-                events.append(Event(*times, "spike", "training.loss", "loss", given.coupled_height, np.inf))
+            values[start] *= given.coupled_height
+            times = (start, start, start, start)
+            events.append(Event(*times, "spike", "training.loss", "loss", given.coupled_height, np.inf))
         couplings.append(Coupling("training.loss", "spike", given.loss_follow, taken))
     if given.diverge_at is not None:
         start, last = given.diverge_at, given.steps - 1
@@ -46,11 +45,14 @@ def accuracy(
     """Return accuracy and votes: each image has a difficulty of its own and answers mostly as it did before."""
     steps = np.arange(0, given.steps, given.knn_every)
     right = 0.1 + 0.85 * (1 - np.exp(-steps / 150))
-    taken = coupled(given, leaders, 31) if given.dip_follow is not None else ()
-    following = [step + (given.dip_follow or 0) for step in taken]
     events: list[Event] = []
-    for start in [*given.dips, *following]:
+    for start in given.dips:
         _lower(right, events, steps, (start, start + given.dip_length), "dip", given.depth)
+    taken = []
+    for spike in coupled(given, leaders, 31) if given.dip_follow is not None else ():
+        start = spike + (given.dip_follow or 0)
+        if _lower(right, events, steps, (start, start + given.dip_length), "dip", given.depth):
+            taken.append(spike)
     for start in given.accuracy_steps:
         _lower(right, events, steps, (start, given.steps), "step", given.step_depth)
     if given.degrade_at is not None:
@@ -68,7 +70,7 @@ def accuracy(
     images = pd.DataFrame(votes, index=index, columns=[str(each) for each in range(given.images)])
     couplings = []
     if given.dip_follow is not None:
-        couplings = [Coupling("knn.accuracy", "dip", given.dip_follow, taken)]
+        couplings = [Coupling("knn.accuracy", "dip", given.dip_follow, tuple(taken))]
     return frame, images, events, couplings
 
 
@@ -80,13 +82,14 @@ def _lower(
     kind: str,
     depth: float,
     lower: bool = True,
-) -> None:
-    """Lower the accuracy between two steps, the second one left out, and note the measurements that show it."""
+) -> bool:
+    """Lower the accuracy between two steps, the second one left out, and note the measurements that show it, if any."""
     inside = (steps >= between[0]) & (steps < between[1])
     if not inside.any():
-        return
+        return False
     if lower:
         right[inside] -= depth
     first, last = int(steps[inside][0]), int(steps[inside][-1])
     peak = last if kind == "drift" else first
     events.append(Event(first, first, peak, last, kind, "knn.accuracy", "bank", depth, np.inf))
+    return True

@@ -9,6 +9,7 @@ import numpy as np
 
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event
+from stabilitylab.phrasing import count
 from stabilitylab.synthetic.noise import bursts, noise, spike_shape, stream, trend
 from stabilitylab.synthetic.parameters import Parameters
 from stabilitylab.synthetic.truth import Coupling
@@ -33,6 +34,8 @@ def gradients(given: Parameters, names: Sequence[str], rng: np.random.Generator)
     heights = np.exp(given.height_noise * stream(given.seed, 1).standard_normal(len(shared)))
     heights = _each(given.heights, given.layers) * heights[:, None]
     events: list[Event] = []
+    taken = np.zeros(log.shape, dtype=bool)
+    taken[list(given.nonfinite)] = True
     for column, name in enumerate(names):
         lag = int(_each(given.lags, given.layers)[column])
         later = stream(given.seed, 100 + column)
@@ -41,9 +44,16 @@ def gradients(given: Parameters, names: Sequence[str], rng: np.random.Generator)
             late = round(given.timing_noise * drawn.standard_normal()) if column else 0
             if column > 0 and drawn.random() < given.missed:
                 continue
-            _plant(log, events, given, (name, column), step + lag + late, float(heights[number, column]))
+            found = _plant(log, taken, given, (name, column), step + lag + late, float(heights[number, column]))
+            if found is None and number < len(given.spikes) and not late:
+                raise InputError(
+                    f"the spike at step {step + lag:,} of {name} lies on another one, or on a step of nonfinite: each "
+                    f"takes {count(given.length + given.ramp, 'step')}"
+                )
+            events += found or []
         for step in _phase_spikes(given, 200 + column, not given.phase_coupled):
-            _plant(log, events, given, (name, column), step, float(_each(given.heights, given.layers)[column]))
+            height = float(_each(given.heights, given.layers)[column])
+            events += _plant(log, taken, given, (name, column), step, height) or []
     delay = int(_each(given.lags, given.layers)[0])
     leaders = {each.start for each in events if each.label == names[0]} & {step + delay for step in shared}
     return Planted(log, events, tuple(sorted(leaders)))
@@ -104,17 +114,20 @@ def _phase_spikes(given: Parameters, purpose: int, wanted: bool) -> list[int]:
 
 
 def _plant(
-    log: np.ndarray, events: list[Event], given: Parameters, layer: tuple[str, int], start: int, height: float
-) -> None:
-    """Add a spike to a column, and its event, if it lies inside the run."""
+    log: np.ndarray, taken: np.ndarray, given: Parameters, layer: tuple[str, int], start: int, height: float
+) -> list[Event] | None:
+    """Add a spike to a column and return its event: none outside of the run or of a height of 1; None on another."""
     name, column = layer
     shape = spike_shape(height, given.length, given.ramp)
-    if not 0 <= start < len(log) - len(shape):
-        return
+    if not 0 <= start < len(log) - len(shape) or _each(given.heights, given.layers)[column] == 1:
+        return []
+    if taken[start : start + len(shape), column].any():
+        return None
+    taken[start : start + len(shape), column] = True
     half = int(np.argmax(shape >= np.log(height) / 2))
     log[start : start + len(shape), column] += shape
     times = (start, start + half, start + given.ramp, start + len(shape) - 1)
-    events.append(Event(*times, "spike", "gradients.norm", name, height, np.inf))
+    return [Event(*times, "spike", "gradients.norm", name, height, np.inf)]
 
 
 def coupled(given: Parameters, leaders: Sequence[int], purpose: int) -> tuple[int, ...]:
@@ -139,18 +152,20 @@ def companions(
     if lead is None:
         return steps, np.exp(log[::every]), [], []
     rise, events = np.log(given.coupled_height), []
-    taken = coupled(given, leaders, purpose + 1)
+    wanted = coupled(given, leaders, purpose + 1)
+    taken = set()
     delays = _each(given.lags, given.layers) - given.lags[0]
     for column, name in enumerate(names):
-        for step in taken:
+        for step in wanted:
             start = step - lead + int(delays[column])
             seen = steps[(steps >= start) & (steps < start + every)]
             if start < 0 or not len(seen):
                 continue
+            taken.add(step)
             log[start : start + every, column] += rise
             first, last = int(seen[0]), int(seen[-1])
             events.append(Event(first, first, first, last, "spike", series, name, given.coupled_height, np.inf))
-    return steps, np.exp(log[::every]), events, [Coupling(series, "spike", -lead, taken)]
+    return steps, np.exp(log[::every]), events, [Coupling(series, "spike", -lead, tuple(sorted(taken)))]
 
 
 def _each(values: Sequence[Any], number: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from stabilitylab import parameters
+from stabilitylab.phrasing import count
 from stabilitylab.synthetic.noise import Noise, Trend
 
 __all__ = ["Parameters", "Tap"]
@@ -53,7 +54,7 @@ class Parameters(parameters.Parameters):
     spacing: int = Field(50, ge=1)
     """Smallest distance in steps of a random spike to any other."""
     heights: tuple[float, ...] = (4.0,)
-    """Height of the spikes as ratios to the level, one for each layer or one for all."""
+    """Height of the spikes as ratios to the level, one for each layer or one for all; 1 for a layer without any."""
     height_noise: float = Field(0.0, ge=0)
     """Standard deviation of the log height from spike to spike, the same in all layers."""
     lags: tuple[int, ...] = (0,)
@@ -148,8 +149,8 @@ class Parameters(parameters.Parameters):
             if len(getattr(self, name)) not in (1, self.layers):
                 given = list(getattr(self, name))
                 raise ValueError(f"{name} must have one value or one for each of the {self.layers} layers, not {given}")
-        if min(self.heights) <= 0 or min(self.loudness) < 0:
-            raise ValueError("heights must be positive ratios, and loudness must not be negative")
+        if min(self.heights) < 1 or min(self.loudness) < 0:
+            raise ValueError("heights must be ratios of 1 or more, and loudness must not be negative")
         if self.dead > self.dimensions:
             raise ValueError(f"dead must not exceed the {self.dimensions} dimensions")
         if self.noise == "autocorrelated" and self.autocorrelation:
@@ -174,8 +175,14 @@ class Parameters(parameters.Parameters):
         measured, spectra = (last // every * every for every in (self.knn_every, self.spectrum_every))
         latest = dict.fromkeys(("noise_change_at", "nonfinite", "phases", "diverge_at"), last)
         latest |= {"dips": measured, "accuracy_steps": measured, "degrade_at": last - 1, "collapse_at": spectra}
-        earliest = dict.fromkeys(latest, 0) | {"spikes": -self.lags[0]}
-        latest["spikes"] = last - self.length - self.ramp - self.lags[0]
+        lag = self.lags[0]
+        earliest = dict.fromkeys(latest, 0) | {"spikes": max(0, -lag)}
+        latest["spikes"] = min(last, last - self.length - self.ramp - lag)
+        if self.spikes and latest["spikes"] < earliest["spikes"]:
+            raise ValueError(
+                f"spikes of length {self.length:,}, ramp {self.ramp:,} and lag {lag:,} in the first layer do not fit "
+                f"into a run of {count(self.steps, 'step')}"
+            )
         for name in ("lags", "update_lead", "adam_lead", "loss_follow", "dip_follow", "rank_follow"):
             earliest[name], latest[name] = -last, last
         for name, end in latest.items():
@@ -185,7 +192,7 @@ class Parameters(parameters.Parameters):
             wrong = [each for each in times if not earliest[name] <= each <= end]
             if wrong:
                 raise ValueError(
-                    f"{name} of a run of {self.steps:,} steps must lie between {earliest[name]:,} and {end:,}; "
+                    f"{name} of a run of {count(self.steps, 'step')} must lie between {earliest[name]:,} and {end:,}; "
                     f"{wrong[0]:,} was given"
                 )
         return self

@@ -22,13 +22,15 @@ def spectra(
     """Return the eigenvalues of each tap, descending, of shape (T, dimensions)."""
     steps = np.arange(0, given.steps, given.spectrum_every)
     law = np.arange(1, given.dimensions + 1) ** -0.5
-    taken = coupled(given, leaders, 32) if given.rank_follow is not None else ()
+    taken: list[int] = []
     events: list[Event] = []
     dropped = np.zeros(len(steps), dtype=bool)
-    for start in (step + (given.rank_follow or 0) for step in taken):
+    for spike in coupled(given, leaders, 32) if given.rank_follow is not None else ():
+        start = spike + (given.rank_follow or 0)
         inside = (steps >= start) & (steps < start + given.rank_length)
         dropped |= inside
         if inside.any():
+            taken.append(spike)
             first, last = int(steps[inside][0]), int(steps[inside][-1])
             events += [
                 Event(first, first, first, last, "drop", "spectrum.rank", tap, given.rank_drop, np.inf)
@@ -52,7 +54,7 @@ def spectra(
         made[tap] = -np.sort(-values, axis=1)
     couplings = []
     if given.rank_follow is not None:
-        couplings = [Coupling("spectrum.rank", "drop", given.rank_follow, taken)]
+        couplings = [Coupling("spectrum.rank", "drop", given.rank_follow, tuple(taken))]
     return made, events, couplings
 
 
