@@ -27,6 +27,8 @@ from stabilitylab.evaluation.judge import Judging, judge
 from stabilitylab.evaluation.knn import neighbors, vote
 from stabilitylab.evaluation.linear import logistic_regression, train_linear
 
+NOTHING = [word for name in ("knn", "linear", "logistic", "ranks") for word in ("--set", f"{name}=false")]
+
 
 def clouds(number: int, spread: float = 1.0, width: int = 12, classes: int = 4, seed: int = 0) -> Features:
     """Classes around fixed centers."""
@@ -338,7 +340,7 @@ def test_other_images_of_another_size_and_kind_are_fitted(run: Path, tmp_path: P
         (["{run}", "--set", "temperature=[-1.0]"], "evaluate.temperature was -1.0"),
         (["{run}", "--set", "k=[]"], "evaluate.k was []"),
         (["{run}", "--set", "k=-1"], "evaluate.k was -1: Input should be greater than 0"),
-        ([*"{run} --set knn=false --set linear=false --set logistic=false --set ranks=false".split()], "all off"),
+        (["{run}", *NOTHING], "all off"),
         (["{run}", "--set", "k=[100000]"], "evaluate.k is [100000], but no more than"),
         (["{run}", "--set", "optimizer.lr=3"], "optimizer.lr has no effect on an evaluation, which takes knn, k"),
         (["{weights}"], "which images a published checkpoint is judged on must be said: --data FOLDER"),

@@ -143,7 +143,7 @@ def test_a_run_with_nothing_but_a_loss(tmp_path):
     analysis = analyze(Run(tmp_path / "run"))
     happened, order, cost = verdict(analysis)
     assert order.startswith("Gradients were not recorded")
-    assert cost.startswith("Not to be seen in this run: gradient spikes")
+    assert cost.startswith("Not to be seen in this run: divergence of the loss, gradient spikes")
     read = Read(page(analysis))
     assert [each["id"] for each in read.of("div") if each.get("role") == "img"] == ["chart-0"]
     assert "between 1 and 2" in next(each for each in read.of("div") if each.get("id") == "chart-0")["aria-label"]

@@ -1,6 +1,7 @@
 """Truth: what was asked for; the moments of each noise in closed form; a run that reads back as it was written."""
 
 import json
+from itertools import pairwise
 from typing import get_args
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_spikes_do_not_lie_on_each_other_nor_on_what_is_not_finite(seed):
     )  # fmt: skip
     for layer in made.layers["names"]:
         own = sorted((each.start, each.stop) for each in made.of("spike", "gradients.norm") if each.label == layer)
-        assert all(stop < start for (_, stop), (start, _) in zip(own, own[1:], strict=False))
+        assert all(stop < start for (_, stop), (start, _) in pairwise(own))
         assert not any(start <= step <= stop for start, stop in own for step in (400, 1200))
         assert bool(own) == (layer != "blocks.1")  # whose spikes have a height of 1
     with pytest.raises(InputError, match="the spike at step 903 of patch_embed lies on another one"):

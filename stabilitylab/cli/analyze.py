@@ -124,8 +124,12 @@ def tell_shortly(analysis: Analysis) -> None:
     from stabilitylab.report.verdict import tone
 
     click.echo(f"\n{analysis.run.name}")
-    found = [each.sentence for each in analysis.findings if tone(each.verdict) == "found"]
-    for sentence in found or ["Nothing found that the detectors can see."]:
+    found = [
+        each.sentence for each in analysis.findings
+        if tone(each.verdict) == "found" or (each.kind == "divergence" and each.numbers.get("spikes"))
+    ]  # fmt: skip
+    judged = any(tone(each.verdict) == "quiet" for each in analysis.findings if each.kind != "sampling")
+    for sentence in found or [f"Nothing {'found that the detectors can see' if judged else 'could be judged'}."]:
         click.echo(f"- {sentence}")
 
 

@@ -33,24 +33,41 @@ UP: Final = 6
 """The marker whose tip touches a dip from below (CARETUP)."""
 
 
+BREAK = 20
+"""A line is broken where so many usual gaps lie between two of its rows."""
+
+
 def line(axes: Axes, steps: np.ndarray, values: np.ndarray, color: ColorType, **style: Any) -> Line2D:
     """Draw a thinned line; it has a gap where a value is not finite, and a mark at the top edge there.
 
-    NaN before the first number is not a gap: it was not measured yet.
+    NaN before the first number is not a gap: it was not measured yet. Where nothing was recorded for far longer than
+    usual there is a gap too.
     """
     finite = np.isfinite(values)
     begun = np.argmax(finite | np.isinf(values)) if finite.any() else 0
     steps, values = steps[begun:], values[begun:]
+    breaks = steps[1:][_breaks(steps)]
     rows = thin(values)
     steps, values = steps[rows], values[rows]
     finite = np.isfinite(values)
     kept = np.where(finite, values, np.nan)
-    (drawn,) = axes.plot(steps, kept, color=color, **({"solid_joinstyle": "round"} | style))
+    at = np.searchsorted(steps, breaks)
+    (drawn,) = axes.plot(
+        np.insert(steps, at, breaks), np.insert(kept, at, np.nan), color=color, **({"solid_joinstyle": "round"} | style)
+    )
     alone = finite & ~np.r_[False, finite[:-1]] & ~np.r_[finite[1:], False]
     if alone.any():  # a number between two gaps would be a line of no length
         axes.plot(steps[alone], kept[alone], ".", color=color, markersize=3)
     mark_not_finite(axes, steps[~finite])
     return drawn
+
+
+def _breaks(steps: np.ndarray) -> np.ndarray:
+    """Return after which rows nothing was recorded for `BREAK` times as long as after nearly all others."""
+    gaps = np.diff(steps)
+    if len(gaps) < 3:
+        return np.empty(0, dtype=int)
+    return np.flatnonzero(gaps > BREAK * np.quantile(gaps, 0.95))
 
 
 def mark_not_finite(axes: Axes, steps: np.ndarray) -> None:
@@ -143,6 +160,8 @@ def step_axis(axes: Axes, first: float, last: float, label: bool = True, ticks: 
     margin = max((last - first) * 0.015, 0.5)
     axes.set_xlim(first - margin, last + margin)
     axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    if last == first:
+        axes.set_xticks([first])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     if label:
         axes.set_xlabel("training step")
@@ -193,9 +212,12 @@ def within(values: Sequence[np.ndarray], least: float = 1.0) -> tuple[float, flo
 
 
 def settled(steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the values after the first tenth of the steps: the first rise must not flatten what comes later."""
+    """Return the values, without those of the first tenth of the steps if their rise would flatten what comes later."""
     later = values[steps >= steps[0] + 0.1 * (steps[-1] - steps[0])] if len(steps) else values
-    return later if np.isfinite(later).any() else values
+    if not np.isfinite(later).any():
+        return values
+    whole, rest = (np.ptp(each[np.isfinite(each)]) for each in (values, later))
+    return later if whole > 2 * rest else values
 
 
 def nothing_here(axes: Axes, sentence: str) -> None:

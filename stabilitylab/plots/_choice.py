@@ -20,6 +20,7 @@ __all__ = [
     "events_of",
     "first_middle_last",
     "has_rows",
+    "judged",
     "require",
     "separate",
 ]
@@ -55,7 +56,8 @@ def first_middle_last(layers: Layers, measured: Sequence[str]) -> tuple[str, ...
     first = layers.first if layers.first in measured else measured[0]
     later = [name for name in measured if name not in (first, "tokens")]
     body = [name for name in later if name.split(".")[0] not in HEADS] or later
-    blocks = [name for name in body if any(character.isdigit() for character in name)] or body
+    blocks = [name for name in body if any(character.isdigit() for character in name)]
+    blocks = blocks if len(blocks) > 1 else body
     return tuple(dict.fromkeys([first, blocks[(len(blocks) - 1) // 2], blocks[-1]]))
 
 
@@ -65,6 +67,11 @@ def events_of(
     """Return the events of a series, of some kinds and labels, in order of time."""
     wanted = [event for event in analysis.events if event.series == series and event.kind in kinds]
     return sorted(event for event in wanted if labels is None or event.label in labels)
+
+
+def judged(analysis: Analysis, kind: str) -> bool:
+    """Tell whether a kind of finding could be judged, so that a title may say that there is none."""
+    return not any(each.kind == kind and each.verdict == "not judged" for each in analysis.findings)
 
 
 def separate(events: Sequence[Event]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from stabilitylab.findings import Event
@@ -11,7 +11,7 @@ from stabilitylab.run import Run
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
 
-__all__ = ["count", "num_spikes", "ordinal", "short", "shorten", "title_of"]
+__all__ = ["count", "num_spikes", "of_accuracy", "ordinal", "short", "shorten", "title_of"]
 
 
 def title_of(run: Run) -> str:
@@ -28,6 +28,17 @@ def count(number: int, what: str) -> str:
 def num_spikes(analysis: Analysis, events: Sequence[Event]) -> int:
     """Return how many spikes a title counts: those of several layers at once are one, as in the findings."""
     return len(analysis.episodes) or len(events)
+
+
+def of_accuracy(number: int, kinds: Iterable[str], judged: bool = True) -> str:
+    """Return how many times the accuracy fell: dips, where all of them recovered."""
+    if not number:
+        return "no kNN dips" if judged else "kNN dips not judged"
+    return (
+        count(number, "kNN dip")
+        if set(kinds) <= {"dip"}
+        else f"{number:,} fall{'s' * (number > 1)} of the kNN accuracy"
+    )
 
 
 def ordinal(number: int) -> str:

@@ -27,10 +27,10 @@ from stabilitylab.plots._axes import (
     step_axis,
     within,
 )
-from stabilitylab.plots._choice import events_of, first_middle_last, has_rows, require, separate
+from stabilitylab.plots._choice import events_of, first_middle_last, has_rows, judged, require, separate
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import DEPTH, GREY, INK, ORANGE, Sheet, headline, house_style, lighter
-from stabilitylab.plots._words import count, num_spikes, title_of
+from stabilitylab.plots._words import count, num_spikes, of_accuracy, shorten, title_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -68,7 +68,8 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         name: relative(steps, magnitudes[name].to_numpy(), [event for event in spikes if event.label == name])
         for name in chosen
     }
-    tallest = max(spikes, key=lambda event: (event.score, -event.peak), default=None)
+    everywhere = events_of(analysis, "gradients.norm", ["spike"])
+    tallest = max(everywhere, key=lambda event: (event.height, -event.peak), default=None)
 
     num_rows = len(chosen) + (knn is not None)
     heights = [1.0] * len(chosen) + [1.15] * (knn is not None)
@@ -81,12 +82,12 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
     for column, span in enumerate(spans):
         _column(panels[:, column], analysis, steps, lines, knn, span, detailed=column == 1)
     if len(spans) > 1:
-        what = "the tallest spike" if tallest is not None and np.isfinite(tallest.score) else "a value not finite"
+        what = "the tallest spike" if tallest is not None and np.isfinite(tallest.height) else "a value not finite"
         panels[0, 1].set_title(f"close-up of {what}", pad=7)
-        onset = min(event.onset for event in spikes if spans[1][0] <= event.onset <= spans[1][1])
+        onset = min(event.onset for event in everywhere if spans[1][0] <= event.onset <= spans[1][1])
         for axes in panels[:, 1]:
             axes.axvline(onset, color=GREY, linewidth=0.9, linestyle=":", zorder=1, gid="first onset")
-    _legend(figure, spikes, bool(_dips(analysis, knn)))
+    _legend(figure, spikes, _dips(analysis, knn))
     headline(figure, _sentence(analysis, measured, knn), title_of(run) + _untrained(analysis, measured))
 
 
@@ -116,9 +117,12 @@ def _column(
         if detailed:
             axes.tick_params(labelleft=False)
         else:
-            axes.set_title(name, color=color, fontweight="bold", pad=7)
-    if not detailed:
+            axes.set_title(shorten(name, 60), color=color, fontweight="bold", pad=7)
+    if not detailed and len(lines) > 2:
         panels[len(lines) // 2].set_ylabel(f"gradient magnitude ({TIMES} its own level)")
+    elif not detailed:  # no panel is as high as the longer words
+        for axes in panels[: len(lines)]:
+            axes.set_ylabel(f"gradient\n({TIMES} its level)")
     if knn is not None:
         _knn(panels[-1], knn, span, dips, detailed)
         mark_planted(panels[-1], analysis.run)
@@ -126,7 +130,7 @@ def _column(
 
 def _ticks(span: tuple[int, int], detailed: bool) -> int:
     """Return how many step labels fit: long numbers need more room."""
-    return 8 if not detailed else 4 if span[1] < 100_000 else 3
+    return 8 if not detailed else 4 if span[1] < 100_000 else 3 if span[1] < 10_000_000 else 2
 
 
 def _colors(number: int) -> tuple[str, ...]:
@@ -155,16 +159,19 @@ def _knn(axes: Axes, knn: pd.DataFrame, span: tuple[int, int], dips: list[Event]
     if not detailed:
         axes.set_ylabel("kNN accuracy (%)")
         if len(columns) > 1:
-            axes.legend(loc="lower right", ncols=2, handlelength=2.2, reverse=True)
+            axes.legend(
+                loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, handlelength=2.2, reverse=True, borderpad=0
+            )
 
 
-def _legend(figure: Sheet, spikes: list[Event], dips: bool) -> None:
+def _legend(figure: Sheet, spikes: list[Event], dips: list[Event]) -> None:
     marks = [Line2D([], [], color=GREY, linewidth=0.8, label="usual level")]
     if spikes:
         marks.append(Line2D([], [], linestyle="", marker=DOWN, color=GREY, markersize=7, label="peak of a spike"))
         marks.append(Line2D([], [], linestyle="", marker="|", color=GREY, markersize=9, label="its onset"))
     if dips:
-        marks.append(Line2D([], [], color=ORANGE, alpha=0.35, linewidth=7, label="kNN dip"))
+        what = "kNN dip" if {each.kind for each in dips} == {"dip"} else "fall of the kNN accuracy"
+        marks.append(Line2D([], [], color=ORANGE, alpha=0.35, linewidth=7, label=what))
     if has_marks(figure, "planted"):
         marks.append(Line2D([], [], color=INK, linewidth=0.7, linestyle=":", label="planted disturbance"))
     if has_marks(figure, "not finite"):
@@ -182,8 +189,9 @@ def _sentence(analysis: Analysis, measured: list[str], knn: pd.DataFrame | None)
     spikes = events_of(analysis, "gradients.norm", ["spike"])
     where = f" in {len({event.label for event in spikes})} of {len(measured)} layers" if spikes else ""
     dips = _dips(analysis, knn)
-    after = "kNN not recorded" if knn is None else count(separate(dips), "kNN dip")
-    text = f"{count(num_spikes(analysis, spikes), 'gradient spike')}{where}, {after}"
+    fell = of_accuracy(separate(dips), [each.kind for each in dips], judged(analysis, "dips"))
+    found = count(num_spikes(analysis, spikes), "gradient spike") if judged(analysis, "spikes") else "spikes not judged"
+    text = f"{found}{where}, {'kNN not recorded' if knn is None else fell}"
     return text[0].upper() + text[1:]
 
 

@@ -13,10 +13,10 @@ from matplotlib.typing import LineStyleType, MarkerType
 
 from stabilitylab.errors import InputError
 from stabilitylab.plots._axes import UP, has_marks, line, settled, step_axis, within
-from stabilitylab.plots._choice import events_of, has_rows, separate
+from stabilitylab.plots._choice import events_of, has_rows, judged, separate
 from stabilitylab.plots._style import GREY, INK, Sheet, color_of, headline, house_style, lighter
 from stabilitylab.plots._thinning import spread, tallest, thin
-from stabilitylab.plots._words import count, shorten, title_of
+from stabilitylab.plots._words import of_accuracy, shorten, title_of
 from stabilitylab.run import Run
 
 if TYPE_CHECKING:
@@ -29,10 +29,13 @@ SIZE = (9.5, 5.5)
 CAPTION = (
     "Accuracy of a nearest-neighbor vote on held-out images; bands are 95 % binomial intervals of one measurement, so "
     "a change within the band says little. Solid lines vote with the fixed bank, dashed ones with the queue of "
-    "training features. Triangles mark dips, which recover, squares steps, which do not."
+    "training features. Triangles mark dips, which recover, squares steps, which do not, diamonds falls that "
+    "are still open at the end."
 )
 STYLES: tuple[LineStyleType, ...] = ("-", (0, (4, 1.8)), ":", (0, (5, 1, 1, 1)))
-MARKS: dict[str, tuple[MarkerType, str]] = {"dip": (UP, "dip (recovers)"), "step": ("s", "step (does not)")}
+MARKS: dict[str, tuple[MarkerType, str]] = {
+    "dip": (UP, "dip (recovers)"), "step": ("s", "step (does not)"), "drop": ("D", "still open at the end"),
+}  # fmt: skip
 
 
 class Curve(NamedTuple):
@@ -76,7 +79,8 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
     kinds = {event.kind for each in measured for event in events_of(each, "knn.accuracy", ["dip", "step", "drop"])}
     _legend(figure, [column for column in columns if any(curve.column == column for curve in curves)], kinds)
     dips = sum(separate(events_of(each, "knn.accuracy", ["dip", "step", "drop"])) for each in measured)
-    text = count(dips, "kNN dip") + (f" in {len(measured)} runs" if len(measured) > 1 else "")
+    text = of_accuracy(dips, kinds, any(judged(each, "dips") for each in measured))
+    text += f" in {len(measured)} runs" if len(measured) > 1 else ""
     missing = f" · {len(analyses) - len(measured)} without kNN" if len(analyses) > len(measured) else ""
     below = title_of(measured[0].run) if len(measured) == 1 else f"{len(measured)} runs{missing}"
     headline(figure, text[0].upper() + text[1:], below)

@@ -17,7 +17,7 @@ from stabilitylab.episodes import layer_magnitudes
 from stabilitylab.errors import InputError
 from stabilitylab.findings import Event
 from stabilitylab.plots._axes import TIMES, name_rows, step_axis
-from stabilitylab.plots._choice import events_of, require
+from stabilitylab.plots._choice import events_of, judged, require
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import INK, LIGHT, Sheet, diverging, headline, house_style
 from stabilitylab.plots._thinning import pool_max
@@ -36,6 +36,10 @@ CAPTION = (
 )
 COLUMNS = 320
 """So many columns at most: each stays wider than a pixel of a screen."""
+
+
+CIRCLES = 300
+"""So many spikes are circled at most."""
 
 
 @house_style
@@ -77,11 +81,13 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
     axes.grid(visible=False)
     name_rows(axes, names, figure, "layer (input at the top")
     _scale(figure, axes, shown, limit)
-    circled = _circle(axes, spikes, names) if len(cells) > 40 else False
+    circled = _circle(axes, spikes, names) if len(cells) > 40 else ""
     _legend(figure, cells, broken, circled)
     touched = len({event.label for event in spikes})
-    where = f" in {touched} of {len(cells)} layers" if spikes else f" in any of {count(len(cells), 'layer')}"
+    where = f" in {touched} of {count(len(cells), 'layer')}" if spikes else f" in any of {count(len(cells), 'layer')}"
     text = f"{count(num_spikes(analysis, spikes), 'gradient spike')}{where}"
+    if not judged(analysis, "spikes"):
+        text = f"gradient spikes not judged{where}"
     headline(figure, text[0].upper() + text[1:], f"{title_of(analysis.run)}{_per_cell(last - first, num_columns)}")
 
 
@@ -101,9 +107,10 @@ def _limit(cells: np.ndarray) -> float:
     return float(np.clip(np.ceil(finite.max(initial=0.0)), 2, 6))
 
 
-def _circle(axes: Axes, spikes: list[Event], names: list[str]) -> bool:
-    """Circle the spikes where rows are too thin to find them by color; the most unusual 300 where there are more."""
-    known = [event for event in sorted(spikes, key=lambda event: -event.score) if event.label in names][:300]
+def _circle(axes: Axes, spikes: list[Event], names: list[str]) -> str:
+    """Circle the spikes where rows are too thin to find them by color, the clearest `CIRCLES`; say which in words."""
+    every = [event for event in sorted(spikes, key=lambda event: -event.score) if event.label in names]
+    known = every[:CIRCLES]
     rows = {name: row for row, name in enumerate(names)}
     axes.plot(
         [event.peak for event in known],
@@ -116,7 +123,7 @@ def _circle(axes: Axes, spikes: list[Event], names: list[str]) -> bool:
         clip_on=False,
         gid="peaks",
     )
-    return bool(known)
+    return f"spike (the {CIRCLES} clearest of {len(every):,})" if len(every) > CIRCLES else "spike" if known else ""
 
 
 def _scale(figure: Sheet, axes: Axes, shown: AxesImage, limit: float) -> None:
@@ -128,10 +135,10 @@ def _scale(figure: Sheet, axes: Axes, shown: AxesImage, limit: float) -> None:
     bar.outline.set_visible(False)
 
 
-def _legend(figure: Sheet, cells: np.ndarray, broken: np.ndarray, circled: bool) -> None:
+def _legend(figure: Sheet, cells: np.ndarray, broken: np.ndarray, circled: str) -> None:
     marks: list[Artist] = []
     if circled:
-        marks.append(Line2D([], [], linestyle="", marker="o", markerfacecolor="none", color=INK, label="spike"))
+        marks.append(Line2D([], [], linestyle="", marker="o", markerfacecolor="none", color=INK, label=circled))
     if broken.any():
         marks.append(Patch(color=INK, label="not finite"))
     if (np.isnan(cells) & ~broken).any():

@@ -73,7 +73,8 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
         marks.append(Line2D([], [], linestyle="", marker="x", color=INK, label="not finite"))
     if marks:
         figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
-    headline(figure, _sentence(frames, num_spikes(analysis, spikes)), title_of(run))
+    loss = [each for each in analysis.companions if (each.series, each.kind) == ("training.loss", "spike")]
+    headline(figure, _sentence(frames, num_spikes(analysis, spikes), len(loss)), title_of(run))
 
 
 def _panel(axes: Axes, name: str, frame: pd.DataFrame) -> None:
@@ -97,8 +98,8 @@ def _panel(axes: Axes, name: str, frame: pd.DataFrame) -> None:
     axes.set_ylabel(words)
 
 
-def _sentence(frames: dict[str, pd.DataFrame], spikes: int) -> str:
-    with_spikes = f", {count(spikes, 'gradient spike')}"
+def _sentence(frames: dict[str, pd.DataFrame], spikes: int, in_loss: int) -> str:
+    with_spikes = f", {count(in_loss, 'loss spike')}" * (in_loss > 0) + f", {count(spikes, 'gradient spike')}"
     if "training.loss" not in frames:
         return f"Schedule of the training{with_spikes}"
     loss = frames["training.loss"].iloc[:, 0].to_numpy(dtype=np.float64)

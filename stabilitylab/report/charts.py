@@ -19,6 +19,9 @@ __all__ = ["Charts", "draw", "javascript"]
 HEIGHT = 150
 """Pixels of a panel."""
 
+NARROW, WIDE = 62, 84
+"""Pixels beside a panel: as many in all, so that a step is at one place; more where a number is long."""
+
 NOT_FINITE = "#d0402f"
 """Color of values that are NaN or infinite."""
 
@@ -65,16 +68,18 @@ def draw(
     low, high = span[0] - margin, span[1] + margin
     steps = Range1d(start=low, end=high, bounds=(low, high), min_interval=min(8.0, high - low))
     pointer = Span(dimension="height", line_dash="dotted", line_width=1, line_color=GREY)
+    left = WIDE if any(map(_long_labels, panels)) else NARROW
     document = Document()
     roots = {}
     with warnings.catch_warnings():  # bokeh warns of empty figures
         for place, panel in enumerate(panels):
-            figure = _figure(panel, steps, pointer, last=place == len(panels) - 1)
+            figure = _figure(panel, steps, pointer, last=place == len(panels) - 1, left=left)
             _bands(figure, episodes, GREY, 0.22)
             _bands(figure, panel.bands, ORANGE, 0.35)
             _bands(figure, [each for each in planted if each[1] > each[0]], PLANTED, 0.15)
             _lines(figure, [first for first, _ in planted], PLANTED, "dashed", "planted")
-            _lines(figure, panel.not_finite, NOT_FINITE, "dotted", "not finite")
+            _bands(figure, [each for each in panel.not_finite if each[1] > each[0]], NOT_FINITE, 0.15)
+            _lines(figure, [first for first, _ in panel.not_finite], NOT_FINITE, "dotted", "not finite")
             for curve in panel.curves:
                 _curve(figure, curve, panel)
             if panel.peaks:
@@ -89,7 +94,14 @@ def draw(
     return Charts(json.dumps(content, allow_nan=False), roots, steps.id)
 
 
-def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
+def _long_labels(panel: Panel) -> bool:
+    """Tell whether the numbers of a linear axis need many characters."""
+    values = np.concatenate([each.values for each in panel.curves])
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    return not panel.logarithmic and largest > 0 and not 1e-2 <= largest < 1e5
+
+
+def _figure(panel: Panel, steps: Any, pointer: Any, last: bool, left: int) -> Any:
     from bokeh.models import (
         BasicTicker,
         BoxZoomTool,
@@ -99,24 +111,28 @@ def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
         LogTickFormatter,
         NumeralTickFormatter,
         PanTool,
+        Range1d,
         WheelZoomTool,
     )  # fmt: skip
     from bokeh.plotting import figure
 
+    some = any(np.isfinite(each.values).any() for each in panel.curves)
     drag = BoxZoomTool(dimensions="width")
     wheel = WheelZoomTool(dimensions="width", modifiers="ctrl")
     made = figure(
         height=HEIGHT + 22 * last,
         sizing_mode="stretch_width",
         x_range=steps,
-        y_range=DataRange1d(range_padding=0.08, default_span=2 if panel.logarithmic else 1),
+        y_range=DataRange1d(range_padding=0.08, default_span=2 if panel.logarithmic else 1)
+        if some
+        else Range1d(start=0, end=1),
         y_axis_type="log" if panel.logarithmic else "linear",
         window_axis="x",
         toolbar_location=None,
         tools=[drag, PanTool(dimensions="width"), wheel, CrosshairTool(overlay=pointer)],
         active_drag=drag,
         active_scroll=wheel,
-        min_border_left=62,
+        min_border_left=left,
         min_border_right=8,
         min_border_top=4,
         min_border_bottom=4,
@@ -125,6 +141,7 @@ def _figure(panel: Panel, steps: Any, pointer: Any, last: bool) -> Any:
         border_fill_color=None,
     )
     made.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    made.xaxis.ticker = BasicTicker(min_interval=1)
     if panel.logarithmic:
         made.yaxis.ticker = FixedTicker(ticks=_ticks(panel))
         made.yaxis.formatter = LogTickFormatter(min_exponent=5)  # 100 rather than 10 to the power of 2
@@ -147,6 +164,8 @@ def _ticks(panel: Panel) -> list[float]:
     values = np.concatenate([curve.values for curve in panel.curves])
     drawn = values[(values > 0) & np.isfinite(values)]
     decades = float(np.log10(drawn.max() / drawn.min())) if len(drawn) else 0.0
+    if decades == 0:  # one value: an axis of two decades
+        return [10.0**power for power in range(-9, 13)]
     digits = (1, 3) if decades > 1 else (1, 2, 5) if decades > 0.5 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     return [digit * 10.0**power for power in range(-9, 13) for digit in digits]
 
@@ -168,6 +187,10 @@ def _curve(figure: Any, curve: Curve, panel: Panel) -> None:
         "step", "value", source=source, color=curve.color, line_width=1.3, name=curve.name,
         line_dash="dashed" if curve.dashed else "solid",
     )  # fmt: skip
+    known = np.isfinite(curve.values)
+    alone = known & ~np.append(False, known[:-1]) & ~np.append(known[1:], False)
+    if alone.any():  # a number between two gaps would be a line of no length
+        figure.scatter(steps[alone], columns["value"][alone], size=4, color=curve.color, name=curve.name)
     printed: dict[str, Any] = {"@value": "printf", "@raw": "printf"}
     figure.add_tools(
         HoverTool(renderers=[line], mode="vline", tooltips=tooltips, formatters=printed, point_policy="follow_mouse")

@@ -15,6 +15,7 @@ from stabilitylab.plots._choice import events_of, first_middle_last, has_rows
 from stabilitylab.plots._level import relative
 from stabilitylab.plots._style import DEPTH
 from stabilitylab.plots._thinning import tallest, thin, widen
+from stabilitylab.stats.robust import runs_of
 
 if TYPE_CHECKING:
     from stabilitylab.analysis import Analysis
@@ -61,8 +62,8 @@ class Panel:
     """Step and value of the peak of each event."""
     bands: tuple[tuple[int, int], ...] = ()
     """First and last step of each fall."""
-    not_finite: tuple[int, ...] = ()
-    """Steps whose value is NaN or infinite."""
+    not_finite: tuple[tuple[int, int], ...] = ()
+    """First and last step of each stretch of values that are NaN or infinite."""
 
     @property
     def said(self) -> str:
@@ -177,7 +178,8 @@ def _plain(
     """Return a panel of the columns of a series as they were recorded, at most two of them."""
     frame = analysis.run[series]
     steps = frame.index.to_numpy()
-    curves, broken = [], set()
+    curves: list[Curve] = []
+    broken: tuple[tuple[int, int], ...] = ()
     columns = [str(name) for name in frame.columns if not frame[name].isna().all() or series == "training.loss"][:2]
     for place, name in enumerate(columns):
         values = factor * frame[name].to_numpy(dtype=np.float64)
@@ -185,16 +187,17 @@ def _plain(
         drawn = np.where(np.isfinite(values), values, np.nan)
         curves.append(Curve(name, steps[rows], drawn[rows], None, color, dashed=place > 0))
         if series == "training.loss":
-            broken |= set(_not_finite(steps, values))
+            broken += _not_finite(steps, values)
     falls = events_of(analysis, series, ["dip", "step", "drop"], columns[:1])
     bands = tuple((each.start, each.stop) for each in falls)
-    return Panel(title, unit, tuple(curves), False, (), bands, tuple(sorted(broken)))
+    return Panel(title, unit, tuple(curves), False, (), bands, broken)
 
 
-def _not_finite(steps: np.ndarray, values: np.ndarray) -> tuple[int, ...]:
-    """Return the steps to mark."""
-    at = steps[~np.isfinite(values)]
-    return tuple(at[tallest(at, np.zeros(len(at)), MARKS)].tolist()) if len(at) else ()
+def _not_finite(steps: np.ndarray, values: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the first and the last step of stretches of rows to mark, the longest where they are many."""
+    first, last = runs_of(~np.isfinite(values))
+    chosen = tallest(steps[first], last - first + 1.0, MARKS)
+    return tuple(zip(steps[first[chosen]].tolist(), steps[last[chosen]].tolist(), strict=True))
 
 
 def _peaks(spikes: Sequence[Event], steps: np.ndarray, values: np.ndarray) -> tuple[tuple[int, float], ...]:

@@ -22,6 +22,10 @@ TOLD = frozenset({
 """Kinds of finding that the sentences know; of others they say the kind and its verdict."""
 
 
+UNSEEN = {"spikes": "gradient spikes", "dips": "dips of the accuracy", "divergence": "divergence of the loss"}
+"""What could not be seen, by the kind of finding that was not judged."""
+
+
 def verdict(analysis: Analysis) -> list[str]:
     """Return the three sentences, built from the findings alone."""
     first = analysis.run.layers.first
@@ -61,7 +65,8 @@ def _happened(analysis: Analysis) -> list[str]:
     whole = [_tap(each) for each in of(analysis, "collapse") if each.verdict == "none"]
     calm += [f"no collapse of the {joined(whole)}"] if whole else []
     if not found and not calm:
-        return ["nothing of what the detectors look for could be judged"]
+        accuracy = any(tone(each.verdict) == "quiet" for each in of(analysis, "dips"))
+        return [f"nothing {'but the accuracy' if accuracy else 'of what the detectors look for'} could be judged"]
     if not found:
         return [f"nothing happened that the detectors can see: {', '.join(calm)}"]
     return found + calm
@@ -73,7 +78,11 @@ def _spikes(finding: Finding) -> str:
         return "no gradient spike"
     said, chance = count(int(episodes), "gradient spike"), number(finding, "false_alarms_expected")
     said += f" (about {rounded(chance, 2)} by chance)" if chance >= 0.05 else ""
-    said += f", {int(several)} in several layers at once" if several >= 0 and episodes > 1 else ""
+    said += (
+        f", {int(several)} in several layers at once"
+        if several >= 0 and episodes > 1 and number(finding, "layers") != 1
+        else ""
+    )
     where, tallest = finding.numbers.get("tallest_layer"), number(finding, "tallest")
     if isinstance(where, str) and math.isfinite(tallest):
         size = ratio(tallest)
@@ -150,9 +159,7 @@ def _cost(analysis: Analysis) -> list[str]:
             way = "lower" if fall >= 0 else "higher"
             chance = "" if tone(each.verdict) == "found" else ", no more than chance"
             clauses.append(f"after spikes it is {abs(fall):.1f} points {way} on average (p {equals(p)}{chance})")
-    reasons = [
-        each.kind for each in analysis.findings if each.kind in ("spikes", "dips") and each.verdict == "not judged"
-    ]
+    reasons = [UNSEEN[each.kind] for each in analysis.findings if each.kind in UNSEEN and each.verdict == "not judged"]
     reasons += [text for each in of(analysis, "not judged") for text in _reasons(each)]
     if reasons:
         clauses.append(f"not to be seen in this run: {joined(reasons, 4)}")

@@ -49,6 +49,9 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
     trials = evidence.trials.get("knn.accuracy")
     numbers |= evidence.tried("knn.accuracy")
     parameters = {"dip": evidence.parameters.get("dip", {}), "horizon": evidence.parameters["horizon"]}
+    if not measured:
+        sentence = f"None of the {count(len(frame), 'measurement')} of the kNN accuracy is finite."
+        return [Finding("dips", sentence, "not judged", numbers, method, parameters)]
     if not compared.judged:
         sentence = f"{count(measured, 'measurement')} of the kNN accuracy: too few to tell a dip from its fluctuation. "
         sentence += f"Falls can be judged where there are {dip.FEWEST_MEASUREMENTS}: probe more often."

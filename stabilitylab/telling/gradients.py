@@ -67,10 +67,9 @@ def tell_spikes(evidence: Evidence) -> list[Finding]:
         )
         where_top = f"{count(tied, 'layer')} alike, first" if tied > 1 else top.label
         in_several = f"{several} of them" if len(episodes) > 1 else ("seen" if several else "not seen")
-        sentence = (
-            f"{count(len(episodes), 'gradient spike')} in {where}, {in_several} in more than one layer at once; "
-            f"the largest: {where_top} at step {top.peak:,}, {size}."
-        )
+        at_once = f", {in_several} in more than one layer at once" if len(frame.columns) > 1 else ""
+        sentence = f"{count(len(episodes), 'gradient spike')} in {where}{at_once}; "
+        sentence += f"the largest: {where_top} at step {top.peak:,}, {size}."
     unit = "step" if spacing(frame.index.to_numpy()) == 1 else "row"
     sentence += _trust(calibration, samples, unit)
     first = min((each.first for each in judged.values()), default=0)

@@ -51,7 +51,7 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
     else:
         parts.append(
             f"It did not leave its level for good, as far as can be told of the last {divergence.OPEN} losses"
-            f"{_jumps(evidence.trials.get('training.loss'))}."
+            f"{_jumps(evidence.trials.get('training.loss')) if np.ptp(frame.to_numpy()[finite, 0]) else ''}."
         )
     end = min((each.start for each in (*gone, *rising)), default=np.inf)
     spikes = [
