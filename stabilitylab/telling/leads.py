@@ -131,13 +131,19 @@ def tell_lead(evidence: Evidence) -> list[Finding]:
         return []
     layers = evidence.run.layers.names
     return [
-        say_lead(evidence.lags, evidence.parameters),
+        say_lead(evidence.lags, evidence.parameters, spacing(evidence.frames["gradients.norm"].index.to_numpy())),
         *say_depth(evidence.episodes, layers, evidence.parameters),
     ]
 
 
-def say_lead(table: pd.DataFrame, parameters: Mapping[str, Any]) -> Finding:
-    """Return what a table of lags says, see `stabilitylab.leads.lags`; it has a row or more."""
+def say_lead(table: pd.DataFrame, parameters: Mapping[str, Any], every: int = 1) -> Finding:
+    """Return what a table of lags says, see `stabilitylab.leads.lags`; it has a row or more.
+
+    Args:
+        table: of lags.
+        parameters: of the analysis.
+        every: steps between the rows of the gradients.
+    """
     counts = {name: int((table["verdict"] == name).sum()) for name in dict.fromkeys(table["verdict"])}
     judged = table[table["verdict"] != "too few events"]
     claimed = [name for name in ("leads", "follows") if name in counts]
@@ -162,7 +168,7 @@ def say_lead(table: pd.DataFrame, parameters: Mapping[str, Any]) -> Finding:
         "other_by_correlation": dict(zip(apart["layer"], apart["lag_alike"], strict=True)),
     }
     used = {name: parameters[name] for name in ("window", "near", "alpha", "thresholds", "draws", "seed")}
-    sentence = _too_few(table) if judged.empty else _order(table, judged, parameters)
+    sentence = _too_few(table) if judged.empty else _order(table, judged, parameters, every)
     return Finding("lead", sentence, verdict, numbers, LEAD_METHOD, used)
 
 
@@ -174,7 +180,7 @@ def _too_few(table: pd.DataFrame) -> str:
     )
 
 
-def _order(table: pd.DataFrame, judged: pd.DataFrame, parameters: Mapping[str, Any]) -> str:
+def _order(table: pd.DataFrame, judged: pd.DataFrame, parameters: Mapping[str, Any], every: int) -> str:
     """Say the order of the layers that could be judged, on how much it stands, and what speaks against it."""
     first = table["first"].iloc[0]
     groups = dict(iter(judged.groupby("verdict", sort=False)))
@@ -194,7 +200,8 @@ def _order(table: pd.DataFrame, judged: pd.DataFrame, parameters: Mapping[str, A
     least = judged["p_smallest"].min()
     reach = f"p could not fall below {least:.2g}" if least < 1 else "ties alone tell of no order"
     said.append(
-        f"This stands on {_between(judged['matched'])} matched spikes a layer, {ties} of them at the same step; {reach}"
+        f"This stands on {_between(judged['matched'])} matched spikes a layer, {ties} of them at the same "
+        f"{'step' if every == 1 else 'row'}; {reach}"
     )
     if judged["runs"].max() > 1:
         said.append(
