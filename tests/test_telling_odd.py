@@ -125,3 +125,13 @@ def test_of_layers_that_are_tallest_as_often_none_is_named(tmp_path: Path) -> No
     first, second = (max(tied.numbers["tallest_in"].values()), sum(tied.numbers["tallest_in"].values()))
     assert (first, second) == (1, 2)
     assert "Tallest" not in tied.sentence
+
+
+@pytest.mark.parametrize(("at", "said"), [(0, True), (600, False)])
+def test_directions_that_are_dead_from_the_first_spectrum_on_may_be_those_that_cannot_be_filled(
+    tmp_path: Path, at: int, said: bool
+) -> None:
+    synthetic_run(tmp_path / "r", collapse_at=at)
+    collapse = finding(analyze(Run(tmp_path / "r")), "collapse")
+    assert collapse.verdict == "dimensional"
+    assert ("cannot fill look the same" in collapse.sentence) == said

@@ -146,6 +146,10 @@ def tell_collapse(evidence: Evidence) -> list[Finding]:
             counted = detector.count(frame, {**about, "feature_std": spread}).set_index("step")["dead"]
             numbers |= _worst(events, counted)
             sentence = _collapses(events, counted, place, of)
+            if verdict == "dimensional" and len(events) == 1 and events[0].start == int(counted.index[0]):
+                sentence += (
+                    " They were so in the first spectrum: directions that the network cannot fill look the same."
+                )
             if verdict == "complete" and spread is None:
                 sentence += " Or their scale shrank that much: spectrum.feature_std, which would tell, is not recorded."
         if "rank_last" in numbers:
