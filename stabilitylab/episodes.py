@@ -21,8 +21,8 @@ WIDTHS = (150, 500)
 """Steps by which events are moved at most, by chance: the narrow one keeps them within an unstable phase, the wide one
 away from what they follow; the larger p counts."""
 
-DELAYS = 10
-"""So many delays after an episode at most are looked at for the largest fall."""
+STRETCHES = 10
+"""In so many stretches after an episode the largest fall is sought, and in as many between their middles."""
 
 SAFE = 1e-280
 """Sums of squares below it have lost digits, or all."""
@@ -31,7 +31,8 @@ SAFE = 1e-280
 def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the gradient norm of each layer: the root of the sum of squares over its parameters.
 
-    A parameter that was not recorded at a step, as before it was thawed, has no gradient there: it counts as 0.
+    A parameter that was not recorded at a step, as before it was thawed, has no gradient there, which counts as 0; of
+    another series it counts as NaN.
     Few layers of a long run are read at a time, so that the memory is that of the result, and many of a short one, as
     every reading costs time for each column of the run.
 
@@ -54,7 +55,8 @@ def layer_magnitudes(run: Run, series: str = "gradients.norm", names: Sequence[s
         ends = np.cumsum([len(members[layer]) for layer in waiting])
         fitting = 1 if index is None else max(1, int((ends * max(len(index), 1) <= CELLS).sum()))
         together, waiting = waiting[:fitting], waiting[fitting:]
-        frame = run.read(series, [name for layer in together for name in members[layer]], absent=0.0)
+        absent = 0.0 if series.startswith("gradients.") else None
+        frame = run.read(series, [name for layer in together for name in members[layer]], absent=absent)
         index = frame.index if index is None else index
         shared = frame.index if len(frame) <= len(index) else index  # a run that is being written may have grown
         index = shared
@@ -175,13 +177,13 @@ class Aftermath(NamedTuple):
     episodes: int
     """Number of episodes, at least a horizon apart, that have measurements before and after."""
     fall: float
-    """Mean fall in the unit of the curve, at the delay where it is largest; NaN without an episode."""
+    """Mean fall in the unit of the curve, where it is clearest; NaN without an episode."""
     by_chance: float
     """Mean of the same after the episodes moved at random."""
     p: float
     """Share of such moves with a fall at least as large; the larger of two widths."""
     delay: int = 0
-    """Usual number of steps from the start of an episode to the first of the two measurements of the fall."""
+    """Usual number of steps from the start of an episode to the first measurement of the fall."""
 
 
 def aftermath(
@@ -192,12 +194,13 @@ def aftermath(
     widths: Sequence[int] = WIDTHS,
     draws: int = 2000,
 ) -> Aftermath:
-    """Return the largest mean fall of a curve after episodes: of five measurements before against two of those after.
+    """Return the mean fall of a curve after episodes: of five measurements before against some of those after.
 
-    One small fall drowns in the fluctuation of the curve; the mean over episodes need not. Of the two neighbors among
-    the measurements within the horizon those with the largest mean fall count, after true episodes and moved ones
-    alike. By chance: each episode is moved uniformly within a width on both sides, and of several widths that with the
-    larger p counts, as in `expected_followers`.
+    One small fall drowns in the fluctuation of the curve; the mean over episodes need not. Two questions are asked,
+    and the smaller p counts twice: whether the next two measurements are lower, and, as a fall may come late, whether
+    any stretch within the horizon is, the one with the largest fall after true episodes and moved ones alike. By
+    chance: each episode is moved uniformly within a width on both sides, and of several widths that with the larger p
+    counts, as in `expected_followers`.
 
     Args:
         episodes: any order; of several whose starts lie within the horizon the first counts.
@@ -205,7 +208,7 @@ def aftermath(
         rng: for the moves.
         horizon: steps after the start within which the measurements must lie.
         widths: steps by which an episode is moved at most.
-        draws: number of moves within each.
+        draws: number of moves within each; fewer of very many episodes, at least 200.
     """
     curve = curve.dropna()
     steps, values = curve.index.to_numpy(), curve.to_numpy(dtype=float)
@@ -216,32 +219,47 @@ def aftermath(
     if len(steps) < 7 or not starts:
         return Aftermath(0, float("nan"), float("nan"), 1.0)
     falls = _Falls(steps, values, horizon)
-    known = np.isfinite(falls.after(np.array(starts), 0))
-    used = np.array(starts)[known]
+    used = np.array(starts)[falls.known(np.array(starts))]
     if len(used) == 0:
         return Aftermath(0, float("nan"), float("nan"), 1.0)
-    fall, later = (each[0] for each in falls.largest(used[None, :]))
+    seen = falls.mean(used[None, :])
+    draws = min(draws, max(CELLS // len(used), 200))
     by_width = []
     for width in widths:
         low, high = np.maximum(used - width, steps[5]), np.minimum(used + width, steps[-2])
-        chance, _ = falls.largest(rng.integers(low, np.maximum(high, low) + 1, size=(draws, len(used))))
-        by_width.append(((1 + int((chance >= fall - 1e-12).sum())) / (1 + draws), float(chance.mean())))
-    p, by_chance = max(by_width)
-    delay = int(np.median(steps[np.minimum(falls.following(used) + later, len(steps) - 1)] - used))
-    return Aftermath(len(used), float(fall), by_chance, p, delay)
+        moved = falls.mean(rng.integers(low, np.maximum(high, low) + 1, size=(draws, len(used))))
+        by_width.append([_beyond(moved[0], seen[0, 0]), _beyond(np.fmax.reduce(moved), np.nanmax(seen[:, 0]))])
+    (p_next, by_next), (p_late, by_late) = (max(each) for each in zip(*by_width, strict=True))
+    at = 0 if p_next <= p_late else int(np.nanargmax(seen[:, 0]))
+    delay = int(np.median(steps[np.minimum(falls.following(used) + falls.begins[at], len(steps) - 1)] - used))
+    by_chance = by_next if p_next <= p_late else by_late
+    return Aftermath(len(used), float(seen[at, 0]), by_chance, min(1.0, 2 * min(p_next, p_late)), delay)
+
+
+def _beyond(chance: np.ndarray, fall: float) -> tuple[float, float]:
+    """Return the share of draws with a fall at least as large, and their mean; 1 where most draws tell of no fall."""
+    known = chance[np.isfinite(chance)]
+    if 2 * len(known) < len(chance):
+        return 1.0, float("nan")
+    return (1 + int((known >= fall - 1e-12).sum())) / (1 + len(known)), float(known.mean())
 
 
 class _Falls:
-    """The falls of a curve after times: the median of five measurements before less the mean of two after it."""
+    """The falls of a curve after times: the median of five measurements before less the mean of a stretch after it.
+
+    The first stretch is of the next two measurements; the others, each half over the one before it, cover the horizon.
+    """
 
     def __init__(self, steps: np.ndarray, values: np.ndarray, horizon: int) -> None:
         self._steps, self._horizon = steps, horizon
         self._before = np.full(len(steps) + 1, np.nan)
         self._before[5:] = np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=1)
-        self._after = np.append((values[:-1] + values[1:]) / 2, [np.nan, np.nan])
-        self._soon = np.append(steps[1:], [np.iinfo(steps.dtype).max] * 2)  # step of the second measurement
-        pairs = max(int(horizon / np.median(np.diff(steps))) - 1, 1)
-        self._laters = np.unique(np.linspace(0, pairs - 1, min(pairs, DELAYS)).round().astype(int))
+        self._total = np.concatenate([[0.0], np.cumsum(values - values.mean())])
+        self._mean = values.mean()
+        number = max(int(horizon / np.median(np.diff(steps))), 2)
+        self._width = max(2, -(-number // STRETCHES))
+        self.begins = np.concatenate([[0], np.arange(0, number - self._width + 1, max(1, self._width // 2))])
+        """Measurements from the next one to the first of each stretch."""
 
     def following(self, times: np.ndarray) -> np.ndarray:
         """Return the first measurement after each time; one at the very step sees the weights before its update."""
@@ -249,20 +267,30 @@ class _Falls:
         here = (at < len(self._steps)) & (self._steps[np.minimum(at, len(self._steps) - 1)] == times)
         return np.where(here, at + 1, at)
 
-    def after(self, times: np.ndarray, later: int) -> np.ndarray:
-        """Return the fall so many measurements later than the next one; NaN where it is not known in time."""
-        at = self.following(times)
-        then = np.minimum(at + later, len(self._steps))
-        return np.where(self._soon[then] <= times + self._horizon, self._before[at] - self._after[then], np.nan)
+    def mean(self, times: np.ndarray) -> np.ndarray:
+        """Return the mean fall in each stretch over the times at which it is known, shape (stretches, N).
 
-    def largest(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the largest mean fall over the delays, and where it is: times of shape (N, episodes)."""
-        means: list[np.ndarray] = []
-        for later in self._laters:
-            falls = self.after(times, int(later))
+        Args:
+            times: shape (N, number of times).
+        """
+        at = self.following(times)
+        found = []
+        for place, begin in enumerate(self.begins.tolist()):
+            falls = self._in_stretch(times, at, begin, 2 if place == 0 else self._width)
             known = np.isfinite(falls)
             number = known.sum(axis=1)
-            mean = np.where(known, falls, 0.0).sum(axis=1) / np.maximum(number, 1)
-            means.append(np.where(2 * number >= times.shape[1], mean, -np.inf if len(means) else 0.0))
-        best = np.argmax(means, axis=0)
-        return np.max(means, axis=0), self._laters[best]
+            with np.errstate(invalid="ignore"):
+                found.append(np.where(known, falls, 0.0).sum(axis=1) / np.where(number > 0, number, np.nan))
+        return np.array(found)
+
+    def known(self, times: np.ndarray) -> np.ndarray:
+        """Return after which times the next two measurements lie within the horizon, with five before."""
+        return np.isfinite(self._in_stretch(times, self.following(times), 0, 2))
+
+    def _in_stretch(self, times: np.ndarray, at: np.ndarray, begin: int, width: int) -> np.ndarray:
+        last = at + begin + width
+        inside = last <= len(self._steps)
+        last = np.minimum(last, len(self._steps))
+        inside &= self._steps[last - 1] <= times + self._horizon
+        after = self._mean + (self._total[last] - self._total[np.maximum(last - width, 0)]) / width
+        return np.where(inside, self._before[at] - after, np.nan)

@@ -182,7 +182,7 @@ def _joined(pieces: Sequence[dict[str, np.ndarray]], label: str, absent: float |
     dtype = common([piece[label].dtype for piece in pieces if label in piece])
     if dtype.kind != "f" and not all(label in piece for piece in pieces):
         dtype = np.dtype("float64")
-    missing = (np.nan if dtype.kind == "f" else 0) if absent is None else absent
+    missing = 0 if dtype.kind != "f" else np.nan if absent is None else absent
     gap = np.full(max((len(piece["step"]) for piece in pieces), default=0), missing, dtype)
     columns = [piece.get(label, gap[: len(piece["step"])]) for piece in pieces]
     return np.concatenate([np.empty(0, dtype), *columns])

@@ -223,6 +223,9 @@ def test_a_reader_that_stops_reading_changes_nothing(run: Path) -> None:
         assert "Pipe" not in done.stderr
     assert (run / "analysis" / "findings.json").exists()
     os.close(writing)
+    command = [str(script), "analyze", str(run), "--no-pictures"]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_a_full_disk_names_the_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

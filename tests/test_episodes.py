@@ -99,6 +99,15 @@ class TestEpisodes:
         assert later < seen.delay <= later + 40
         assert seen.p < 0.01
 
+    def test_measurements_in_patches_are_no_evidence(self):
+        """Five measurements in a hundred steps, every four hundred, before and after each spike."""
+        rng = np.random.default_rng(0)
+        steps = np.concatenate([np.arange(at, at + 60, 5) for at in range(0, 8000, 400)])
+        episodes = group([event("a", at + 30) for at in range(400, 8000, 400)], "a", 20)
+        curves = (pd.Series(0.8 + 0.005 * rng.standard_normal(len(steps)), steps) for _ in range(100))
+        p = np.array([aftermath(episodes, curve, rng, draws=200).p for curve in curves])
+        assert np.mean(p <= 0.05) <= 0.05 + 2 * (0.05 * 0.95 / 100) ** 0.5
+
     def test_an_unstable_phase_that_spikes_and_dips_share_is_no_evidence(self):
         """Seven spikes and three falls, each anywhere in each of three phases of 500 steps."""
         rng = np.random.default_rng(0)

@@ -284,6 +284,24 @@ def test_one_disturbance_is_not_credited_with_the_spike_of_another(tmp_path: Pat
     assert responds(found, "gradients.norm").keys() == {"b"}
     assert told.numbers["found"] == 0
     assert not responds(told, "gradients.norm")
+    assert not told.events
+
+
+def test_one_disturbance_close_to_another_leaves_the_answer_to_all_others(tmp_path: Path) -> None:
+    """Layer b rises by three four steps after each of twelve times; one other is a step behind the last of them."""
+    rng = np.random.default_rng(1)
+    starts = range(200, 800, 50)
+    values = np.exp(0.1 * rng.standard_normal((1000, 2)))
+    values[[at + 4 for at in starts], 1] *= 3
+    real = {"kind": "batch", "what": "it", "spans": [[at, at] for at in starts]}
+    other = {"kind": "batch", "what": "another", "spans": [[starts[-1] + 1, starts[-1] + 1]]}
+    header = {"layers": {"names": ["a", "b"], "of": {"a.w": "a", "b.w": "b"}, "first": "a"}, "config": {}}
+    writer = RunWriter(tmp_path / "r", header | {"planted": [real, other]})
+    writer.declare("gradients.norm", ["a.w", "b.w"], unit="gradient")
+    writer.write("gradients.norm", np.arange(1000), values)
+    writer.close("completed")
+    found = planted(Run(tmp_path / "r"))[0]
+    assert responds(found, "gradients.norm").keys() == {"b"}
 
 
 def test_what_was_not_there_is_not_found_and_what_makes_no_sense_is_left_out(tmp_path: Path) -> None:

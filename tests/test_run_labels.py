@@ -89,6 +89,14 @@ def test_what_was_not_recorded_can_be_told_from_nan(tmp_path: Path, close: bool)
     np.testing.assert_array_equal(frame["a"], [1, 2, 0, 0])
     np.testing.assert_array_equal(frame["b"], [np.nan, np.nan, np.nan, 4])
     assert Run(tmp_path / "r").read(NORMS, ["a"])["a"].isna().tolist() == [False, False, True, True]
+    whole = RunWriter(tmp_path / "whole", HEADER)  # numbers without NaN
+    write(whole, 0, ["a", "b"], "int64")
+    write(whole, 3, ["b"], "int64")
+    if close:
+        whole.close("completed")
+    for absent in (0.0, -1.0, 0.5):
+        column = Run(tmp_path / "whole").read(NORMS, ["a"], absent=absent)["a"]
+        assert (column.dtype, column[3:].tolist()) == (np.float64, [absent] * 3)
 
 
 def test_types_that_change_meet_in_one_that_holds_both(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def test_gradients_that_are_not_finite_from_a_step_on_are_told_and_fail_a_condit
     names = "a" if layers == 1 else "a, b and c"
     assert f"not finite: of {names} at 400 steps from step 600 to the end." in spikes.sentence
     assert spikes.numbers["not_finite"]["a"] == {"steps": 400, "first": 600, "last": 999}
-    assert "not finite at 400 steps from 600 on" in verdict(analysis)[0]
+    first = "a" if layers == 1 else "a and 2 more layers"
+    assert f"the gradient of {first} not finite, first at step 600" in verdict(analysis)[0]
     asked = ["analyze", str(tmp_path / "r"), "--no-pictures", "--no-report", "--fail-on", "spikes>0"]
     assert CliRunner().invoke(main, asked).exit_code == 3
 
@@ -72,6 +73,10 @@ def test_layers_that_never_have_a_gradient_or_a_number_are_named(tmp_path: Path)
     assert "exactly zero: of b at every step." in spikes.sentence
     assert "not finite: of c at 1,000 steps from step 0 to the end." in spikes.sentence
     assert "The first 40 steps only say what is usual" in spikes.sentence
+    gradients[:, 2] = 0.0
+    gradients[:300, 1], gradients[990, 1] = quiet()[:300, 1], np.nan
+    silent = finding(made(tmp_path / "t", gradients), "spikes").numbers["silent"]
+    assert silent == {"b": 300, "c": 0}
     nothing = finding(made(tmp_path / "s", np.full((STEPS, 2), np.nan)), "spikes")
     assert "No layer has enough finite gradients to look for other spikes." in nothing.sentence
     assert "no spike is sought" not in nothing.sentence
@@ -84,6 +89,12 @@ def test_a_loss_that_leaves_its_level_is_dated_apart_from_one_that_is_not_finite
     analysis = made(tmp_path / "r", quiet(), **{"training.loss": loss})
     numbers = finding(analysis, "divergence").numbers
     assert (numbers["first"], numbers["left_level"], numbers["first_not_finite"]) == (700, 700, 800)
+    loss[:] = losses()
+    loss[920:] += 3  # too late to be for good
+    loss[300] = np.nan
+    late = made(tmp_path / "s", quiet(), **{"training.loss": loss})
+    assert finding(late, "divergence").numbers["rising_since"] == 920
+    assert "left its level at step 920, and was still away at the end and was not finite at 1 step" in verdict(late)[0]
     assert verdict(analysis)[0].startswith(
         "The loss left its level for good at step 700 and was not finite at 1 step, first at step 800"
     )

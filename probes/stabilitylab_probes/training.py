@@ -47,7 +47,7 @@ class Probe(probe.Probe):
             if isinstance(value, torch.Tensor):
                 if value.numel() != 1:
                     warnings.warn(f"the {name} has {value.numel()} values: their mean is recorded", stacklevel=7)
-                    value = value.float().mean()
+                    value = value.to(torch.float64 if value.dtype == torch.float64 else torch.float32).mean()
                 measured[f"training.{name}"] = value.reshape(1)
             elif value is not None:
                 measured[f"training.{name}"] = [float(value)]

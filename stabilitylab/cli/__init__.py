@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Any
 
 import click
 
@@ -18,7 +19,18 @@ __all__ = ["main"]
 EPILOG = "Run 'stabilitylab COMMAND --help' for the options of a command."
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """The commands, with a standard output that may lose its reader."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run one of them."""
+        be_patient()
+        return super().main(*args, **options)
+
+
+@click.group(
+    cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="stabilitylab")
 def main() -> None:
     """Record training runs, and find out why they misbehave.
@@ -27,7 +39,6 @@ def main() -> None:
     dips and collapse in a run, and says what leads what; 'compare' sets groups of runs side by side. 'probes' lists
     the instruments, 'overhead' what they cost.
     """
-    be_patient()
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -41,5 +41,5 @@ class Patient:
 
 def be_patient() -> None:
     """Make the standard output patient, once."""
-    if not isinstance(sys.stdout, Patient):
+    if sys.stdout is not None and not isinstance(sys.stdout, Patient):
         sys.stdout = Patient(sys.stdout)

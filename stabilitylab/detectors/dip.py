@@ -38,8 +38,8 @@ slow wandering better; the largest counts."""
 
 PASSES = 4
 
-SHARP, EDGE = 2, 4.0
-"""So many measurements in a row lie below as many before by so many usual changes, where a fall is sharp."""
+SHARP = 2
+"""So many measurements in a row lie below as many before where a fall is sharp."""
 
 TOGETHER = (1, 2, 4, 8)
 """So many low measurements in a row count together, as their mean."""
@@ -65,7 +65,11 @@ class Parameters(parameters.Parameters):
     alpha: float = Field(0.05, gt=0, lt=1)
     """False dips expected in one whole curve by the sampling of images, over all comparisons along it."""
     own_score: float = Field(4.5, gt=0)
-    """Smallest fall in robust standard deviations of the curve's own fluctuation, of the mean where several are low."""
+    """Smallest fall in robust standard deviations of the curve's own fluctuation, of the mean where several are low;
+    but for those with a sharp edge."""
+    edge: float = Field(4.0, gt=0)
+    """Two measurements in a row that lie below the level and below the two before by so many usual changes from one to
+    the next are a fall too: dips that come often pass for the curve's own fluctuation, but for their edges."""
     recovery: float = Field(0.5, gt=0, lt=1)
     """An event ends when the accuracy is within this part of its depth of the level, and no fall is left to be seen."""
     patience: int = Field(50, ge=3)
@@ -124,7 +128,7 @@ class Detector:
         masked = np.zeros(length, dtype=bool)
         found: list[_Found] = []
         for _ in range(PASSES):
-            before = _past(values, ~masked)
+            before = _past(values, ~masked, self.parameters.edge)
             if found and not np.isfinite(before.spread).any():
                 break  # without what fell hardly anything is left
             fallen = np.zeros(length, dtype=int)  # the smallest number of measurements that shows the fall
@@ -156,7 +160,8 @@ class Detector:
         after = values[rows].mean(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):  # a curve that is zero has no fluctuation
             low = judged & ((before.level - after) / before.spread_of[number] > self.parameters.own_score)
-            low |= judged & before.sharp & (number == SHARP)
+            if number == SHARP:
+                low |= judged & before.sharp & (before.level - after > before.edge)
             low &= before.level - values >= (before.level - after) / 2  # it begins here, not within the next ones
         # what sampling explains, corrected for looking along the curve, with as many means as do not overlap
         tests = max(1, int(np.isfinite(before.level).sum())) * sum(1 / each for each in TOGETHER)
@@ -272,17 +277,19 @@ class _Past(NamedTuple):
     """The fluctuation of the fall of the mean of so many measurements in a row."""
     white: np.ndarray
     """The fluctuation from one measurement to the next."""
+    edge: np.ndarray
+    """The fall of a sharp edge: `Parameters.edge` usual changes from one measurement to the next."""
     sharp: np.ndarray
-    """Where the curve falls at once, and farther than it ever goes from one measurement to the next."""
+    """Where two measurements in a row lie below the two before by more than that."""
 
 
-def _past(values: np.ndarray, valid: np.ndarray, least: int = LEAST) -> _Past:
+def _past(values: np.ndarray, valid: np.ndarray, edge: float, least: int = LEAST) -> _Past:
     length = len(values)
     used = np.flatnonzero(valid)
     level = np.full(length, np.nan)
     members = np.zeros((length, LEVEL), dtype=int)
     if len(used) < LEVEL + least:
-        return _Past(level, level, members, dict.fromkeys(TOGETHER, level), level, np.zeros(length, dtype=bool))
+        return _Past(level, level, members, dict.fromkeys(TOGETHER, level), level, level, np.zeros(length, dtype=bool))
     windows = sliding_window_view(np.concatenate([np.repeat(used[:1], LEVEL - EARLY), used]), LEVEL)
     count = np.cumsum(valid) - valid
     enough = count >= EARLY
@@ -297,22 +304,23 @@ def _past(values: np.ndarray, valid: np.ndarray, least: int = LEAST) -> _Past:
         part = np.sqrt((1 / number + 1 / MEDIAN_WORTH) / (1 + 1 / MEDIAN_WORTH))
         spreads[number] = np.where(np.isfinite(spreads[1]), np.fmax(each, part * least_one), np.nan)
     early_white = _from_early_on(np.concatenate([[np.nan], white]))[count]
-    return _Past(level, spreads[1], members, spreads, early_white, _sharp(values, least))
+    return _Past(level, spreads[1], members, spreads, early_white, *_sharp(values, edge, least))
 
 
-def _sharp(values: np.ndarray, least: int) -> np.ndarray:
-    """Return where two values in a row lie below the two before by more than `EDGE` usual changes, shape (T,).
+def _sharp(values: np.ndarray, edge: float, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far a sharp fall goes, and where two values in a row lie so far below the two before, both (T,).
 
-    Falls that come so often that they pass for the fluctuation of the curve are told from it by their edges: the usual
-    change from value to value hardly knows them, and noise, with a memory or without, makes no edge between pairs.
+    The usual change from value to value hardly knows the edges of dips, and noise, with a memory or without, seldom
+    makes one between pairs. Values that are as the one before, held or rounded, say nothing of it.
     """
-    change = pd.Series(np.abs(np.diff(values, prepend=np.nan)))
-    usual = change.rolling(min(SPREADS[0], max(len(values), least)), min_periods=least).median().to_numpy()
-    limit = EDGE * MAD_TO_SD * np.fmax(usual, np.nanmedian(change))
+    change = pd.Series(np.abs(np.diff(values, prepend=np.nan))).replace(0.0, np.nan)
+    usual = change.rolling(min(SPREADS[0], max(len(values), least)), min_periods=least).median()
+    usual = usual.clip(lower=change.median()).shift()
+    limit = edge * MAD_TO_SD * usual.to_numpy()
     sharp = np.zeros(len(values), dtype=bool)
     pairs = sliding_window_view(values, 2)
-    sharp[SHARP:-1] = pairs[:-SHARP].min(axis=1) - pairs[SHARP:].max(axis=1) > limit[SHARP - 1 : -SHARP]
-    return sharp
+    sharp[SHARP:-1] = pairs[:-SHARP].min(axis=1) - pairs[SHARP:].max(axis=1) > limit[SHARP:-1]
+    return limit, sharp
 
 
 def _from_early_on(spread: np.ndarray) -> np.ndarray:

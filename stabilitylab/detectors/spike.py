@@ -14,9 +14,10 @@ from pydantic import Field
 from stabilitylab import parameters
 from stabilitylab.detectors._extent import Found, apart, describe, extent_of, ragged
 from stabilitylab.detectors._shift import apart_from_shifts
+from stabilitylab.detectors._vanished import vanished
 from stabilitylab.findings import Event, place
 from stabilitylab.stats.past import Past, again, autocorrelation, level_and_residual, past, wandering
-from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold, without
+from stabilitylab.stats.robust import BLOCK, delayed, fold, runs_of, unfold
 from stabilitylab.stats.tails import PRIOR, Evidence, Tail, evidence_of, normal_prior, pooled, posterior, shape_of_sum
 
 __all__ = ["Detector", "Parameters", "Resolution"]
@@ -42,8 +43,8 @@ ENOUGH = 4096
 ALONE = 32_768
 """The tails of a longer series are estimated from it alone; a shorter one is helped by the other columns."""
 
-DEEP, VANISHED = 12.0, float(np.log(100))
-"""A sample that lies so many standard deviations, and this much, below the level is no noise: a gradient of nothing."""
+PASSES = 3
+"""So often samples that vanish are looked for: many of them move the level at first."""
 
 CLUSTERED = 0.02
 """How much one over the degrees of freedom of a sum may differ from that of a sum of independent samples."""
@@ -66,6 +67,8 @@ class Parameters(parameters.Parameters):
     patience: int = Field(200, ge=10)
     """A rise that lasts for so many samples, or a quarter of them up to the last one recorded, is a ``shift``, which
     the level follows; what stands out of it is a spike."""
+    vanished: float = Field(0.01, gt=0, lt=1)
+    """Samples under this part of the level, up to three in a row and far out of reach of noise, count as missing."""
     floor: float = Field(0.02, gt=0)
     """Smallest standard deviation of the noise on the log scale that is believed."""
 
@@ -98,7 +101,8 @@ class Detector:
 
     A spike is a single whitened residual, or a sum of three or six, that stands out of the noise. Level and scale come
     from the past alone and are frozen while a spike lasts; where the surroundings on both sides are louder (a burst of
-    noise), more is asked for. NaN and inf are spikes of infinite height; zeros and negative values are missing.
+    noise), more is asked for. NaN and inf are spikes of infinite height; zeros and negative values are
+    missing, and so is what all but vanishes for a step or a few.
     """
 
     series: ClassVar[tuple[str, ...]] = ("gradients.norm",)
@@ -157,9 +161,9 @@ class Detector:
         values = _floats(frame)
         said = []
         for column in asked:
-            _, _, _, blocks = _folded(np.ascontiguousarray(values[:, column]))
-            masked, lost = self._outstanding(blocks)
-            before = past(without(blocks, lost), masked, self.parameters.floor)
+            _, _, _, blocks = self._folded(np.ascontiguousarray(values[:, column]))
+            masked = self._outstanding(blocks)
+            before = past(blocks, masked, self.parameters.floor)
             sums = self._sums(before, masked, before.spread())
             said.append({size: evidence.both for size, _, evidence in sums})
         shapes: list[Shapes] = [{} for _ in range(number)]
@@ -181,44 +185,53 @@ class Detector:
 
     def _column(self, values: np.ndarray, shapes: Shapes) -> tuple[Found, Resolution]:
         """Return the events of a column in samples, and what could have been seen in it."""
-        log, broken, rows, blocks = _folded(values)
-        masked, lost = self._outstanding(blocks)
-        blocks = without(blocks, lost)
+        log, broken, rows, blocks = self._folded(values)
+        masked = self._outstanding(blocks)
         before = past(blocks, masked, self.parameters.floor)
         noticed, tails = self._notice(before, masked, shapes)
         found = self._measure(log, broken, before, noticed, tails[1])
         hiding = ~found.lasting & ((found.stop - found.start >= LONG) | (len(log) <= SHORT))
-        further = np.setdiff1d(ragged(found.start[hiding], found.stop[hiding])[0], masked)
+        further = ragged(found.start[hiding], found.stop[hiding])[0]
+        further = np.setdiff1d(further[~broken[further]], masked)  # what is not finite is not there anyhow
         if len(further):  # what these hold is left out of the past too, and all is looked for again
             masked = np.union1d(masked, further)
             before = again(before, blocks, masked, further // BLOCK, self.parameters.floor)
             noticed, tails = self._notice(before, masked, shapes)
             found = self._measure(log, broken, before, noticed, tails[1])
-        return found.at(rows), self._resolution(before, tails[1], len(log))
+        seen = self._resolution(before, tails[1], len(log))
+        if rows is not None:  # what is missing counts as a sample of the record
+            seen = seen._replace(first=int(rows[seen.first]) if seen.first < len(rows) else len(values))
+        return found.at(rows), seen
 
-    def _outstanding(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _folded(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+        """Return what `_log` does without samples that all but vanish, and the finite logarithms as blocks."""
+        log, broken, rows = _log(values)
+        blocks = fold(np.where(broken, np.nan, log)) if broken.any() else fold(log)
+        for _ in range(PASSES):
+            lost = vanished(blocks, len(log), self.parameters.vanished)
+            if not len(lost):
+                break
+            kept = np.delete(np.arange(len(log)), lost)
+            log, broken, rows = log[kept], broken[kept], kept if rows is None else rows[kept]
+            blocks = fold(np.where(broken, np.nan, log))
+        return log, broken, rows, blocks
+
+    def _outstanding(self, blocks: np.ndarray) -> np.ndarray:
         """Return the samples of runs above two standard deviations that reach five, and the smallest ratio.
 
-        They are left out of what the past says, or many spikes would pass for the noise. The second array has those of
-        short runs that all but vanish (`VANISHED`): they count as missing, as zeros do.
+        They are left out of what the past says, or many spikes would pass for the noise.
         """
         residual, rough, _ = level_and_residual(blocks, np.empty(0, dtype=np.int64))
         rough = np.maximum(rough, self.parameters.floor)
         rough *= wandering(autocorrelation(residual, rough))
         with np.errstate(invalid="ignore"):
-            low = residual < -np.maximum(DEEP * rough, VANISHED)
-            lost = np.empty(0, dtype=np.int64)
-            if low.any():
-                first, last = runs_of(unfold(low, low.size))
-                short = last - first < BLOCK // 2 - 1
-                lost = ragged(first[short], last[short])[0]
             far = residual > np.maximum(5 * rough, np.log(self.parameters.min_ratio))
             if not far.any():
-                return np.empty(0, dtype=np.int64), lost
+                return np.empty(0, dtype=np.int64)
             first, last = runs_of(unfold(residual > 2 * rough, residual.size))
         reached = np.flatnonzero(unfold(far, far.size))
         reach = np.searchsorted(reached, first) < np.searchsorted(reached, last, side="right")
-        return ragged(first[reach], last[reach])[0], lost
+        return ragged(first[reach], last[reach])[0]
 
     def _resolution(self, before: Past, tail: Tail, length: int) -> Resolution:
         known = np.isfinite(before.scale)
@@ -357,12 +370,6 @@ def _floats(frame: pd.DataFrame) -> np.ndarray:
 def _beforehand(size: int, single: float | None) -> np.ndarray:
     """Return what is expected of the tails of a sum of so many samples, given the shape of a single one."""
     return normal_prior(PRIOR) if single is None else normal_prior(shape_of_sum(single, size), CLUSTERED)
-
-
-def _folded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Return what `_log` does, and the finite logarithms as blocks."""
-    log, broken, rows = _log(values)
-    return log, broken, rows, fold(np.where(broken, np.nan, log)) if broken.any() else fold(log)
 
 
 def _log(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -179,7 +179,9 @@ class OpenPart:
 
 
 def _filled(column: pa.ChunkedArray, absent: float | None) -> pa.ChunkedArray:
-    return column if absent is None or not column.null_count else column.fill_null(absent)
+    if absent is None or not column.null_count:
+        return column
+    return column.cast(pa.float64() if pa.types.is_integer(column.type) else column.type).fill_null(absent)
 
 
 def _wrong_columns(schema: pa.Schema) -> str:

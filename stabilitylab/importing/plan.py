@@ -97,12 +97,15 @@ class Plan:
     def _strangers(self) -> list[str]:
         """Say which series of the user hardly differ by name from one that the analysis knows."""
         own = sorted({series.name for series in self.series}.difference(KNOWN))
-        alike = [(name, meant) for name in own for meant in get_close_matches(name, KNOWN, 1, 0.85)]
-        return [f"no analysis knows a series {name}; did you mean {meant}?" for name, meant in alike]
+        alike = [(name, meant) for name in own for meant in get_close_matches(name, KNOWN, 1, 0.9)]
+        return [
+            f"no analysis knows a series {name}; did you mean {meant}?"
+            for name, meant in alike if not name.startswith(meant)
+        ]  # fmt: skip
 
     def _held(self) -> list[str]:
         """Say which columns mostly repeat the value before, and how many more do."""
-        judged = (*MAGNITUDES, "training.loss", "knn.accuracy")
+        judged = (*MAGNITUDES, "training.loss")
         columns = [self.log.columns[each] for series in self.series if series.name in judged for each in series.columns]
         held = [each for each in columns if 2 * each.held > each.count and each.smallest < each.largest]
         if not held:
@@ -123,8 +126,7 @@ class Plan:
             said += [f"{file.source.path}: {each}" for each in [*file.facts.remarks, *told]]
             if file.source.beside:
                 tables = joined(list(file.source.beside), 3)
-                said.append(f"{file.source.path.parent}: the event files are read, and {tables} beside them not; what "
-                            "is wanted can be named file by file")  # fmt: skip
+                said.append(f"the event files are read, and not {tables}; what is wanted can be named file by file")
         said += self._strangers() + self._held()
         for name, why in self.kept_apart.items():
             said.append(f"{name} is a series of its own: {why}")

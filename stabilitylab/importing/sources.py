@@ -27,7 +27,7 @@ class Source(NamedTuple):
     prefix: str = ""
     """Comes before the names of its columns: the folder below the one that was named."""
     beside: tuple[str, ...] = ()
-    """Tables in the same folder that are not read, said of its first file."""
+    """Tables beside the event files of a folder that are not read, said of its first file."""
 
 
 def find_sources(paths: Sequence[Path]) -> list[Source]:
@@ -78,7 +78,8 @@ def _in_folder(folder: Path) -> list[Source]:
         for where, paths in events.items()
         for path in paths
     ]
-    tables = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in TABLES and each.is_file())
+    beside = [each for where in dict.fromkeys([folder, *events]) for each in sorted(where.iterdir())]
+    tables = [str(each) for each in beside if each.suffix.lower() in TABLES and each.is_file()]
     return [found[0]._replace(beside=tuple(tables)), *found[1:]]
 
 

@@ -37,27 +37,29 @@ BREAK = 20
 """A line is broken where so many usual gaps lie between two of its rows."""
 
 
-def line(axes: Axes, steps: np.ndarray, values: np.ndarray, color: ColorType, **style: Any) -> Line2D:
+def line(
+    axes: Axes, steps: np.ndarray, values: np.ndarray, color: ColorType, *, begun: bool = False, **style: Any
+) -> Line2D:
     """Draw a thinned line; it has a gap where a value is not finite, and a mark at the top edge there.
 
-    NaN before the first number is not a gap: it was not measured yet. Where nothing was recorded for far longer than
-    usual there is a gap too.
+    NaN before the first number is not a gap, for it was not measured yet, unless it had ``begun``. Where nothing was
+    recorded for far longer than usual there is a gap too.
     """
     finite = np.isfinite(values)
-    begun = np.argmax(finite | np.isinf(values)) if finite.any() else 0
-    steps, values = steps[begun:], values[begun:]
+    first = np.argmax(finite | np.isinf(values)) if finite.any() and not begun else 0
+    steps, values = steps[first:], values[first:]
     breaks = steps[1:][_breaks(steps)]
     rows = thin(values)
     steps, values = steps[rows], values[rows]
     finite = np.isfinite(values)
     kept = np.where(finite, values, np.nan)
     at = np.searchsorted(steps, breaks)
-    (drawn,) = axes.plot(
-        np.insert(steps, at, breaks), np.insert(kept, at, np.nan), color=color, **({"solid_joinstyle": "round"} | style)
-    )
-    alone = finite & ~np.r_[False, finite[:-1]] & ~np.r_[finite[1:], False]
+    shown, kept = np.insert(steps, at, breaks), np.insert(kept, at, np.nan)
+    (drawn,) = axes.plot(shown, kept, color=color, **({"solid_joinstyle": "round"} | style))
+    there = np.isfinite(kept)
+    alone = there & ~np.r_[False, there[:-1]] & ~np.r_[there[1:], False]
     if alone.any():  # a number between two gaps would be a line of no length
-        axes.plot(steps[alone], kept[alone], ".", color=color, markersize=3)
+        axes.plot(shown[alone], kept[alone], ".", color=color, markersize=3)
     mark_not_finite(axes, steps[~finite])
     return drawn
 

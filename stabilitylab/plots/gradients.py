@@ -112,7 +112,7 @@ def _column(
         axes.axhline(1, color=GREY, linewidth=0.8, zorder=1)
         shade(axes, [(dip.start, dip.stop) for dip in dips], ORANGE, 0.22, "dips")
         mark_planted(axes, analysis.run)
-        line(axes, steps[inside], values, color, linewidth=1.2 if detailed else 0.9)
+        line(axes, steps[inside], values, color, begun=True, linewidth=1.2 if detailed else 0.9)
         mark_peaks(axes, events_of(analysis, "gradients.norm", ["spike"], [name]), steps[inside], values, color)
         if detailed:
             axes.tick_params(labelleft=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -140,7 +140,9 @@ def _draw(axes: Axes, curve: Curve, crowded: bool) -> None:
             curve.steps[rows], low[rows], high[rows], color=curve.color, alpha=0.08 if crowded else 0.2, linewidth=0,
             zorder=1.5, gid="band",
         )  # fmt: skip
-    look = {"linewidth": 1.3, "zorder": 2.2} if curve.band else {"linewidth": 0.7 if crowded else 1.2, "zorder": 2.0}
+    look: dict[str, Any] = (
+        {"linewidth": 1.3, "zorder": 2.2} if curve.band else {"linewidth": 0.7 if crowded else 1.2, "zorder": 2.0}
+    )
     color = curve.color if curve.band else lighter(curve.color)
     line(axes, curve.steps, curve.accuracy, color, linestyle=STYLES[curve.style % len(STYLES)], **look)
     for kind, (marker, _) in MARKS.items():

@@ -84,7 +84,9 @@ def draw(figure: Sheet, analyses: Sequence[Analysis]) -> None:
     circled = _circle(axes, spikes, names) if len(cells) > 40 else ""
     _legend(figure, cells, broken, circled)
     touched = len({event.label for event in spikes})
-    where = f" in {touched} of {count(len(cells), 'layer')}" if spikes else f" in any of {count(len(cells), 'layer')}"
+    where = f" in {touched} of {count(len(cells), 'layer')}"
+    if not spikes:
+        where = f" in any of {count(len(cells), 'layer')}" if len(cells) > 1 else " in the one layer"
     text = f"{count(num_spikes(analysis, spikes), 'gradient spike')}{where}"
     if not judged(analysis, "spikes"):
         text = f"gradient spikes not judged{where}"

@@ -101,31 +101,30 @@ def _of_loss(finding: Finding) -> list[str]:
 
 
 def _not_finite(finding: Finding) -> str:
-    """Say of which layer the gradient is not finite first, and at how many steps; nothing where it always is."""
+    """Say of which layer the gradient is not finite first, and of how many others it is not; nothing of none."""
     broken = finding.numbers.get("not_finite")
     if not isinstance(broken, dict) or not broken:
         return ""
     first = min(each["first"] for each in broken.values())
-    names = [name for name, each in broken.items() if each["first"] == first]
+    name = next(name for name, each in broken.items() if each["first"] == first)
     others = f" and {count(len(broken) - 1, 'more layer')}" if len(broken) > 1 else ""
-    steps = max(each["steps"] for each in broken.values())
-    when = f"at step {first:,}" if steps == 1 else f"at {steps:,} steps from {first:,} on"
-    return f", the gradient of {names[0]}{others} not finite {when}"
+    return f", the gradient of {name}{others} not finite, first at step {first:,}"
 
 
 def divergence(finding: Finding) -> str:
     """Say in a clause what became of the loss."""
     if finding.verdict == "none":
         return "no divergence of the loss"
-    broken, left, first = (number(finding, name) for name in ("not_finite", "left_level", "first_not_finite"))
     said = []
-    if not math.isnan(left) or not broken > 0:
-        since = "" if math.isnan(left) else f" at step {left:,.0f}"
-        how = f"{since}, and was still away at the end" if finding.verdict == "rising" else f" for good{since}"
-        said.append(f"left its level{how}")
-    if broken > 0:
-        since = "" if math.isnan(first) else f", first at step {first:,.0f}"
-        said.append(f"was not finite at {count(int(broken), 'step')}{since}")
+    for name, what in (("left_level", "left its level for good"), ("rising_since", "left its level")):
+        since = number(finding, name)
+        if not math.isnan(since):
+            end = ", and was still away at the end" if name == "rising_since" else ""
+            said.append(f"{what} at step {since:,.0f}{end}")
+    broken, first = number(finding, "not_finite"), number(finding, "first_not_finite")
+    if broken > 0 or not said:
+        when = "" if math.isnan(first) else f", first at step {first:,.0f}"
+        said.append(f"was not finite at {count(int(broken), 'step')}{when}" if broken > 0 else "left its level")
     return f"the loss {' and '.join(said)}"
 
 

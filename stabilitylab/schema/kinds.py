@@ -98,7 +98,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "spikes": "short rises of the loss over its level that came back",
                 "first": "first such step, or that at which it left its level",
                 "first_not_finite": "first such step",
-                "left_level": "step at which it left its level",
+                "left_level": "step at which it left its level for good",
+                "rising_since": "step from which on it was away from its level, and still was where the record ends",
                 "tallest_spike": "largest ratio of such a rise to the level",
                 "tallest_spike_step": "its step",
                 "false_alarms_expected": "divergences and rises that noise alone would make in this run",
@@ -260,7 +261,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             {"falls": "lower, more than chance", "none": "not lower than by chance", "too few events": FEW},
             {
                 "episodes": "spikes with measurements before and after",
-                "fall": "mean fall, as a part of 1, at the delay where it is largest",
+                "fall": "mean fall, as a part of 1, at the delay where it is clearest",
                 "delay": "that delay: usual number of steps from the start of a spike",
                 "by_chance": "the same after spikes moved at random, as a part of 1",
                 "p": "p of such a fall",

@@ -116,10 +116,10 @@ def _phase_spikes(given: Parameters, purpose: int, wanted: bool) -> list[int]:
 def _plant(
     log: np.ndarray, taken: np.ndarray, given: Parameters, layer: tuple[str, int], start: int, height: float
 ) -> list[Event] | None:
-    """Add a spike to a column and return its event: none outside of the run or of a height of 1; None on another."""
+    """Add a spike to a column and return its event: none outside of the run or of no height; None on another."""
     name, column = layer
     shape = spike_shape(height, given.length, given.ramp)
-    if not 0 <= start < len(log) - len(shape) or _each(given.heights, given.layers)[column] == 1:
+    if not 0 <= start < len(log) - len(shape) or min(height, _each(given.heights, given.layers)[column]) <= 1:
         return []
     if taken[start : start + len(shape), column].any():
         return None

@@ -28,7 +28,8 @@ def tell_dips(evidence: Evidence) -> list[Finding]:
     label = "bank" if "bank" in frame else str(frame.columns[0])
     events = [each for each in evidence.of("dip", "step", "drop", series="knn.accuracy") if each.label == label]
     others = len(evidence.of("dip", "step", "drop", series="knn.accuracy")) - len(events)
-    method = "fall below the median of the five measurements before, larger than the curve's own fluctuation"
+    method = "fall below the median of the five measurements before, larger than the curve's own fluctuation or of two "
+    method += "measurements with a sharp edge"
     compared = evidence.compared.get(label, Compared(0, 0))
     if about.get("samples") or compared.paired:
         kind = "the binomial error"
@@ -109,9 +110,10 @@ def tell_aftermath(evidence: Evidence) -> list[Finding]:
     rng = np.random.default_rng(used["seed"])
     found = aftermath(evidence.episodes, dip.measured(frame[label]), rng, used["horizon"], draws=used["draws"])
     method = (
-        "median of the five measurements before each gradient spike less the mean of two after it, averaged, at the "
-        "delay within the horizon where it is largest; against the same with the spikes moved by up to "
-        f"{' and by up to '.join(map(str, WIDTHS))} steps, of which the larger p counts"
+        "median of the five measurements before each gradient spike less the mean of the next two, and of each stretch "
+        "within the horizon the largest, averaged; against the same with the spikes moved by up to "
+        f"{' and by up to '.join(map(str, WIDTHS))} steps, of which the larger p counts; the smaller p of both "
+        "questions, doubled"
     )
     numbers = {
         "episodes": found.episodes, "fall": found.fall, "by_chance": found.by_chance, "p": found.p,
@@ -127,9 +129,10 @@ def tell_aftermath(evidence: Evidence) -> list[Finding]:
         return [Finding("after spikes", sentence, "too few events", numbers, method, used)]
     way, other = ("lower" if fall >= 0 else "higher" for fall in (found.fall, found.by_chance))
     which = f"{found.episodes} of {total} gradient spikes ({usable} and two after each)"
+    bound = ("" if found.p <= used["alpha"] else " at most") if found.fall >= 0 else " at least"
     sentence = (
         f"After {which if found.episodes < total else count(total, 'gradient spike')} the kNN accuracy is"
-        f"{' at most' if found.p > used['alpha'] else ''} {100 * abs(found.fall):.1f} points {way} on average than "
+        f"{bound} {100 * abs(found.fall):.1f} points {way} on average than "
         f"before, {count(found.delay, 'step')} after the start ({100 * abs(found.by_chance):.1f} {other} by chance, "
         f"p {equals(found.p)})."
     )

@@ -102,10 +102,11 @@ def _silent(frame: pd.DataFrame) -> dict[str, int]:
     """
     found = {}
     for name in frame.columns:
-        some = np.flatnonzero(frame[name].to_numpy() != 0)
+        column = frame[name].dropna()
+        some = np.flatnonzero(column.to_numpy() != 0)
         since = int(some[-1]) + 1 if len(some) else 0
-        if since == 0 or len(frame) - since >= 50:
-            found[str(name)] = int(frame.index[since])
+        if len(column) and (since == 0 or len(column) - since >= 50):
+            found[str(name)] = int(column.index[since])
     return found
 
 

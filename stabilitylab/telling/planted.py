@@ -11,12 +11,13 @@ import pandas as pd
 from stabilitylab.findings import Finding
 from stabilitylab.phrasing import count, joined, occasions, ratio, signed
 from stabilitylab.telling.evidence import Evidence
-from stabilitylab.telling.responses import LONGEST, Row, Told, frames_of, look, responses_of, touches
+from stabilitylab.telling.responses import LONGEST, Row, Told, frames_of, late, look, responses_of, touches
 
 __all__ = ["tell_planted"]
 
 METHOD = (
-    "found: a detector that knows nothing of it has an event there (gradient: a spike in that layer), or its trace "
+    "found: a detector that knows nothing of it has an event there, at most two rows late and before another "
+    "disturbance begins (gradient: a spike in that layer), or its trace "
     "leaves its level, as long as it lasts, farther than windows of the same length elsewhere in the run do; a frozen "
     "momentum encoder: by a momentum of 1; killed dimensions: by directions without variance; responses: for every "
     "layer and series, all times against the quiet windows nearest by the rank sum of Mann and Whitney, corrected over "
@@ -50,7 +51,8 @@ def _tell_one(
         "planted": dict(entry), "found": len(found), "judged": len(judged), "times": [each._asdict() for each in times],
         "responses": [each._asdict() for each in rows],
     }  # fmt: skip
-    events = tuple(each for each in evidence.events if any(touches(each, span, near) for span in spans))
+    behind = late(evidence)
+    events = tuple(each for each in evidence.events if any(touches(each, span, behind, busy) for span in spans))
     return Finding("planted", sentence, verdict, numbers, METHOD, {"near": near, "alpha": alpha}, events)
 
 

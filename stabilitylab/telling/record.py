@@ -67,7 +67,7 @@ def tell_divergence(evidence: Evidence) -> list[Finding]:
         parts.append(said)
     numbers: dict[str, Any] = {"not_finite": len(broken), "samples": len(frame), "spikes": len(spikes)}
     since = {"first_not_finite": [int(each) for each in broken[:1]],
-             "left_level": [each.start for each in (*gone, *rising)]}  # fmt: skip
+             "left_level": [each.start for each in gone], "rising_since": [each.start for each in rising]}  # fmt: skip
     numbers |= {name: min(steps) for name, steps in since.items() if steps}
     if any(since.values()):
         numbers["first"] = min(step for steps in since.values() for step in steps)

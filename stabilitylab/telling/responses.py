@@ -15,7 +15,7 @@ from stabilitylab.sampling import spacing as spacing_of
 from stabilitylab.stats.response import LEAST, Response, respond
 from stabilitylab.telling.evidence import Evidence
 
-__all__ = ["LONGEST", "Row", "Told", "frames_of", "look", "responses_of", "touches"]
+__all__ = ["LONGEST", "Row", "Told", "frames_of", "late", "look", "responses_of", "touches"]
 
 LONGEST = 100
 """Of a disturbance that lasts longer, so many steps are looked at."""
@@ -90,16 +90,11 @@ def frames_of(evidence: Evidence) -> dict[str, pd.DataFrame]:
 def _responses(
     frame: pd.DataFrame, spans: Sequence[Sequence[int]], busy: Sequence[Sequence[int]], near: int, behind: bool = True
 ) -> dict[str, Response]:
-    """Return how each column responds from the start of each time to its end, and so many steps behind if asked.
-
-    What is behind ends where another disturbance begins: its effect is not that of this one.
-    """
+    """Return how each column responds from the start of each time to its end, and so many steps behind if asked."""
     steps, spacing = frame.index.to_numpy(), spacing_of(frame.index.to_numpy())
     reach = max(near, 2 * spacing)
     starts = [int(np.searchsorted(steps, first)) for first, _ in spans]
-    longest = max(min(last - first, LONGEST) for first, last in spans)
-    apart = min((after - first for first, _ in spans for after, _ in busy if after > first), default=reach + 1)
-    length = max(behind * min(reach, apart - 1), longest) // spacing + 1
+    length = max(behind * reach, *(min(last - first, LONGEST) for first, last in spans)) // spacing + 1
     taken = np.zeros(len(steps), dtype=bool)
     for first, last in busy:
         taken[np.searchsorted(steps, first) : np.searchsorted(steps, last + reach, "right")] = True
@@ -115,11 +110,16 @@ def responses_of(
         evidence: gives the parameters.
         series: its name.
         frame: on a scale on which differences count.
-        spans: first and last step of each time.
+        spans: first and last step of each time; those within which another disturbance begins are left out.
         busy: the same of all disturbances of the run.
     """
     limit, steps = evidence.parameters["alpha"] / len(frame.columns), frame.index.to_numpy()
     spans = [each for each in spans if each[0] <= steps[-1]]  # the others are still to come
+    reach = max(evidence.parameters["near"], 2 * spacing_of(steps))
+    spans = [
+        each for each in spans  # what another disturbance does is not the work of this one
+        if not any(each[0] < first <= min(each[1], each[0] + LONGEST) + reach for first, _ in busy)
+    ]  # fmt: skip
     if not spans:
         return []
     return [
@@ -143,6 +143,12 @@ def _row(
     return Row(series, label, change, lag, found.p_all, responds)
 
 
+def late(evidence: Evidence) -> int:
+    """Return the steps after a disturbance within which an event may be its work."""
+    frame, near = evidence.frames.get("gradients.norm"), int(evidence.parameters["near"])
+    return near if frame is None or frame.empty else min(near, LATE * spacing_of(frame.index.to_numpy()))
+
+
 def touches(event: Event, span: Sequence[int], near: int, busy: Sequence[Sequence[int]] = ()) -> bool:
     """Tell whether an event begins within a time, or so many steps after it, and no other time begins in between."""
     inside = span[0] <= event.onset <= min(span[1], span[0] + LONGEST) + near
@@ -154,15 +160,13 @@ def look(
     busy: Sequence[Sequence[int]],
 ) -> Told:  # fmt: skip
     """Say whether one time was found, at which step, and by what."""
-    kind, layer, near, span = entry["kind"], entry.get("layer"), evidence.parameters["near"], entry["spans"][at]
+    kind, layer, span = entry["kind"], entry.get("layer"), entry["spans"][at]
     if kind == "projection":
         return _vanished(evidence, entry, span)
     if kind == "momentum_encoder" and "training.momentum" in evidence.run:
         return _stopped(evidence.run["training.momentum"].max(axis=1), span)
-    near = (
-        min(near, LATE * spacing_of(frames["gradients.norm"].index.to_numpy())) if "gradients.norm" in frames else near
-    )
-    spikes = [each for each in evidence.of("spike", series="gradients.norm") if touches(each, span, near, busy)]
+    behind = late(evidence)
+    spikes = [each for each in evidence.of("spike", series="gradients.norm") if touches(each, span, behind, busy)]
     if kind == "gradient":
         spikes = [each for each in spikes if each.label == layer and each.start <= span[1]]
     series = TRACES.get(kind, "")
