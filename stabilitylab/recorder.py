@@ -109,6 +109,11 @@ class Recorder:
         backlog: int = 64 * 2**20,
         self_check: int = 5,
     ) -> None:
+        _check(
+            flush_steps=(flush_steps, 1), first_step=(first_step, 0), self_check=(self_check, 0), backlog=(backlog, 0)
+        )
+        if not isinstance(flush_seconds, int | float) or not flush_seconds >= 0:
+            raise InputError(f"flush_seconds was {flush_seconds!r}; expected a number of at least 0")
         self.index = first_step
         self.status = ""
         """How the run ends, if not by leaving the ``with`` block: set it before closing."""
@@ -184,11 +189,18 @@ class Recorder:
         """
         if os.getpid() != self._process:
             return  # a copy in a forked process records nothing
+        if self._closed:
+            warnings.warn("the recorder is closed: this step and those after it are not recorded", stacklevel=2)
+            return
+        if torch.is_inference_mode_enabled():  # what is kept here must still be writable later
+            with torch.inference_mode(mode=False):
+                self.step(loss, outputs=outputs, scalars=scalars, images=images, scale=scale, max_norm=max_norm)
+            return
         if self.index == self._first or self.index % self._flush_steps == 0 or self._trains_more():
             self._follow_parameters()
         if isinstance(loss, Tensor):
             loss = loss.detach()
-        detached = {name: value.detach() for name, value in (outputs or {}).items()}
+        detached = {name: value.detach() for name, value in (outputs or {}).items() if _is_tensor(name, value)}
         still, loss_scale = (scale, scale) if scale is not None else self._scale()
         self._look(Step(self.index, self._target, loss, detached, scalars or {}, images, still, loss_scale, max_norm))
         self.index += 1
@@ -342,7 +354,22 @@ class Recorder:
             self.close(self.status or "failed", self.message or f"{kind.__name__}: {error}")
 
     def __reduce__(self) -> Any:
-        raise InputError("a Recorder cannot be sent to another process: make it in the process that trains")
+        raise InputError("a Recorder cannot be copied, nor sent to another process: make it in the process that trains")
+
+
+def _is_tensor(name: str, value: Any) -> bool:
+    """Tell whether an output can be looked at, and warn if not."""
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        warnings.warn(f"outputs[{name!r}] is left out: it was of type {kind}; expected a tensor", stacklevel=4)
+    return isinstance(value, Tensor)
+
+
+def _check(**given: tuple[Any, float]) -> None:
+    """Raise `InputError` for a setting that is no whole number, or below the least one allowed."""
+    for name, (value, least) in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} was {value!r}; expected a whole number of at least {least}")
 
 
 def _close_at_exit(recorder: weakref.ref[Recorder]) -> None:

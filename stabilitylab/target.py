@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from stabilitylab.errors import InputError
+from stabilitylab.held_out import Features, HeldOut, named
 from stabilitylab.layers import Layers, layers_of, plain_names
 from stabilitylab.norms import is_sharded
 
@@ -23,45 +24,6 @@ __all__ = ["Features", "HeldOut", "Target", "first_tensor", "make_target", "unto
 
 SHOWN = 32
 """So many of the held-out images are the fixed inputs where none are given."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Fixed images, with their labels if they have any, and how the model turns images into features.
-
-    ``encode`` maps a batch of images to named features, each of shape (N, D); ``representation`` must be among
-    them. It is called without gradient and with the model in eval mode.
-    """
-
-    images: Tensor
-    """Held-out images, shape (N, ...)."""
-    labels: Tensor | None
-    """Their classes, int64, shape (N,); None if they are not known: then there is no kNN accuracy."""
-    bank: Tensor
-    """Fixed images of the training set, shape (M, ...)."""
-    bank_labels: Tensor | None
-    """Their classes, int64, shape (M,)."""
-    encode: Callable[[Tensor], Mapping[str, Tensor]]
-    train_images: int | None = None
-    """Size of the training set, from which the size of the feature queue follows."""
-    chunk: int = 512
-    """So many images are encoded at once."""
-    encode_momentum: Callable[[Tensor], Mapping[str, Tensor]] | None = None
-    """The same for the momentum encoder, with names that begin with ``momentum_``; only the spectrum asks for it."""
-
-    def __post_init__(self) -> None:
-        for name, images, labels in (("", self.images, self.labels), ("bank ", self.bank, self.bank_labels)):
-            if len(images) == 0 or (labels is not None and len(images) != len(labels)):
-                number = "no" if labels is None else len(labels)
-                raise InputError(f"held-out {name}images: {len(images)} images with {number} labels were given")
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of the held-out images and of the bank: name to tensor, shapes (N, D) and (M, D)."""
-
-    held_out: Mapping[str, Tensor]
-    bank: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -188,8 +150,9 @@ class Target:
         held_out = self.need_held_out("features")
         if held_out.encode_momentum is None:
             return {}
+        encode = held_out.encode_momentum
         with self.looking():
-            return _in_chunks(held_out.encode_momentum, images, held_out.chunk)
+            return _in_chunks(lambda chunk: named(encode(chunk), "encode_momentum"), images, held_out.chunk)
 
     def _encode_with_taps(self, images: Tensor) -> Mapping[str, Tensor]:
         held_out, tapped = self.need_held_out("features"), dict[str, Tensor]()
@@ -203,7 +166,7 @@ class Target:
 
                 handle = self.modules[layer].register_forward_hook(keep)
                 hooks.callback(handle.remove)
-            return tapped | dict(held_out.encode(images))
+            return tapped | dict(named(held_out.encode(images), "encode"))
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -317,8 +280,13 @@ def _in_chunks(encode: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor,
 
 @contextmanager
 def untouched(*models: nn.Module) -> Iterator[None]:
-    """Put back the mode of every module and the random states of Python, numpy and torch afterwards."""
+    """Put back modes, buffers and the random states of Python, numpy and torch afterwards."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    buffers = [
+        (module, name, each, each.clone())
+        for module, _ in modes for name, each in module._buffers.items() if each is not None and not is_lazy(each)
+    ]  # fmt: skip
+    versions = [each._version for _, _, each, _ in buffers]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is kept
     # only the devices in use: to ask another one for its state would claim memory on it
     used = {each.device for model in models for each in model.parameters()}
@@ -335,6 +303,11 @@ def untouched(*models: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
             for module, training in modes:
                 module.training = training
+            for (module, name, each, before), version in zip(buffers, versions, strict=True):
+                module._buffers[name] = each
+                if each._version != version:  # of one that was written
+                    with torch.no_grad():
+                        each.copy_(before)
 
 
 @contextmanager

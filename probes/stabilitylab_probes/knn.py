@@ -107,6 +107,9 @@ class Probe(probe.Probe):
 
     def measure(self, step: probe.Step) -> probe.Measurement:
         """Return the accuracies, their errors, and which images were classified right."""
+        if "representation" not in step.features.held_out:
+            given = ", ".join(map(repr, step.features.held_out)) or "nothing"
+            raise InputError(f"the probe 'knn' needs features named 'representation'; HeldOut.encode gives {given}")
         queries = normalize(step.features.held_out["representation"].float(), dim=1)
         bank = normalize(step.features.bank["representation"].float(), dim=1)
         vote = self._classes, self.parameters.k, self.parameters.temperature

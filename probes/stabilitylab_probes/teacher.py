@@ -46,7 +46,7 @@ class Probe(probe.Probe):
                 raise InputError(
                     f"the probe 'teacher' cannot compare {name} with its teacher, which is sharded otherwise"
                 )
-            pairs[other if name in pairs else name] = student.detach(), teacher.detach()
+            pairs[other if name in pairs else name] = student, teacher
         if not pairs:
             raise InputError(
                 "the probe 'teacher' needs a module that follows the model, with parameters of the same names and "

@@ -43,22 +43,25 @@ class Probe(probe.Probe):
         """Return what the host knows, and the loss where it is."""
         now = time.perf_counter()
         measured: dict[str, Any] = {}
-        for name, value in (("loss", step.loss), ("scale", step.loss_scale)):
-            if isinstance(value, torch.Tensor):
-                if value.numel() != 1:
-                    warnings.warn(f"the {name} has {value.numel()} values: their mean is recorded", stacklevel=7)
-                    value = value.to(torch.float64 if value.dtype == torch.float64 else torch.float32).mean()
-                measured[f"training.{name}"] = value.reshape(1)
-            elif value is not None:
-                measured[f"training.{name}"] = [float(value)]
+        given = {"loss": step.loss, "scale": step.loss_scale, "momentum": step.scalars.get("momentum")}
+        measured |= {f"training.{name}": _one(name, value) for name, value in given.items() if value is not None}
         rates = [float(group["lr"]) for group in getattr(self.target.optimizer, "param_groups", ())]
         if rates:
             if len(rates) != len(self.labels["training.lr"]):  # a group was added
                 self.labels = {**self.labels, "training.lr": self._groups()}
             measured["training.lr"] = rates
-        if "momentum" in step.scalars:
-            measured["training.momentum"] = [step.scalars["momentum"]]
         if step.images is not None and self._before is not None:
             measured["training.images_per_second"] = [step.images * self.every / (now - self._before)]
         self._before = now
         return measured
+
+
+def _one(name: str, value: Any) -> torch.Tensor | list[float]:
+    """Return a number as a row of its own: a tensor is copied, for the loop may go on to use it."""
+    if not isinstance(value, torch.Tensor):
+        return [float(value)]
+    value = value.detach()
+    if value.numel() == 1:
+        return value.reshape(1).clone()
+    warnings.warn(f"the {name} has {value.numel()} values: their mean is recorded", stacklevel=8)
+    return value.to(torch.float64 if value.dtype == torch.float64 else torch.float32).mean().reshape(1)

@@ -26,7 +26,7 @@ class Probe(probe.Probe):
     def __init__(self, parameters: Any, target: probe.Target) -> None:
         super().__init__(parameters, target)
         target.need_trainable("updates")
-        self._weights = [each.detach() for each in target.trainable.values()]
+        self._weights: list[torch.Tensor] = list(target.trainable.values())
         self._before: list[torch.Tensor] = []
         self._seen_at: int | None = None
         self.labels = {"updates.ratio": list(target.trainable)}
@@ -36,6 +36,8 @@ class Probe(probe.Probe):
         """Return the ratios of the step before, shape (number of tensors,), and keep the weights of this one."""
         ratio = None
         weights = [local(each) for each in self._weights]
+        if any(map(_differ, self._before, weights)):  # the model was moved, or has another type now
+            self._before, self._seen_at = [], None
         if self._seen_at == step.index - 1:
             size = over_shards(norms(self._before), self._weights)
             torch._foreach_sub_(self._before, weights)  # the copy is ours: it becomes the change
@@ -47,3 +49,7 @@ class Probe(probe.Probe):
             torch._foreach_copy_(self._before, weights)
             self._seen_at = step.index
         return None if ratio is None else {"updates.ratio": ratio}
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype != other.dtype or one.device != other.device or one.shape != other.shape

@@ -29,7 +29,7 @@ class Probe(probe.Probe):
     def __init__(self, parameters: Any, target: probe.Target) -> None:
         super().__init__(parameters, target)
         target.need_trainable("weights")
-        self._weights = [each.detach() for each in target.trainable.values()]
+        self._weights = list(target.trainable.values())
         self.labels = {"weights.norm": list(target.trainable)}
         self.about = {"weights.norm": {"unit": "weight", "measured": "before the update of the step"}}
 

@@ -35,7 +35,7 @@ class Rows:
         self._rows: dict[str, list[tuple[tuple[str, ...], list[tuple[int, Tensor | Sequence[float]]]]]] = {}
 
     def add(self, series: str, labels: Sequence[str], step: int, values: Tensor | Sequence[float]) -> None:
-        """Keep one row; of a tensor a copy where it is a view of something that may change."""
+        """Keep one row: a tensor as it is, which must be nobody else's."""
         parts = self._rows.setdefault(series, [])
         if not parts or parts[-1][0] != tuple(labels):
             parts.append((tuple(labels), []))
@@ -61,11 +61,15 @@ class Rows:
 
 
 def _stack(values: list[Tensor | Sequence[float]]) -> Tensor | np.ndarray:
-    """Return rows as one array (T, number of labels): on the device if any row is there."""
+    """Return rows as one array (T, number of labels): on the device if any row is there, exact where types differ."""
     tensors = [value for value in values if isinstance(value, Tensor)]
     if not tensors:
         return np.asarray(values, dtype="float64")
-    return torch.stack([value if isinstance(value, Tensor) else tensors[0].new_tensor(value) for value in values])
+    if len(tensors) == len(values) and len({(each.dtype, each.device) for each in tensors}) == 1:
+        return torch.stack(tensors)
+    device = next((each.device for each in tensors if each.device.type != "cpu"), tensors[0].device)
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.stack([torch.as_tensor(value).to(device, dtype) for value in values])
 
 
 def _transfer(tensors: Mapping[Any, Tensor]) -> dict[Any, np.ndarray]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,10 +105,11 @@ class Instruments:
             if index <= self._last.get(series, -1):
                 continue  # already settled before a checkpoint
             labels = tuple(probe.labels[series])
-            if len(values) != len(labels):
-                raise ValueError(f"{series}: {len(values)} values for {len(labels)} labels")
+            row = values.detach() if isinstance(values, Tensor) else np.asarray(values, dtype="float64")
+            if row.ndim != 1 or len(row) != len(labels):
+                raise ValueError(f"{series}: values of shape {tuple(row.shape)} for {len(labels)} labels")
             self._last[series] = index
-            yield Row(series, labels, index, values)
+            yield Row(series, labels, index, row)
 
     def state(self) -> dict[str, Tensor]:
         """Return what the probes need to go on after an interruption, as named tensors."""
@@ -132,6 +134,8 @@ def build_probes(
         target: what they measure.
         strict: False to leave out, too, those that were asked for and cannot measure.
     """
+    if not isinstance(chosen, Mapping):
+        raise InputError(f"probes was {chosen!r}; expected a mapping of names to parameters, or to False for none")
     built: dict[str, Probe] = {}
     left_out: dict[str, str] = {}
     for name in [*plugins.names("probes"), *(name for name in chosen if name not in plugins.names("probes"))]:
@@ -141,7 +145,10 @@ def build_probes(
         try:
             kind = plugins.load("probes", name)
             given = isinstance(wanted, kind.Parameters)
-            parameters = wanted if given else validated(kind.Parameters, wanted or {}, f"probes.{name}")
+            if not given and not isinstance(wanted, Mapping | bool | None):
+                raise InputError(f"probes.{name} was {wanted!r}; expected its parameters, True or False")
+            fields = wanted if isinstance(wanted, Mapping) else {}
+            parameters = wanted if given else validated(kind.Parameters, fields, f"probes.{name}")
             built[name] = kind(parameters, target)
         except InputError as error:
             if wanted is not None and strict:

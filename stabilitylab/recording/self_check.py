@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stabilitylab.norms import is_sharded
 from stabilitylab.recording.mistakes import Seen, Verdict, judge
@@ -55,12 +56,20 @@ class SelfCheck:
         self._weights: list[Tensor] = []
         self._verdict: Verdict | None = None
         self._done, self._taken, self._asked = False, False, 0
-        watch = getattr(target.optimizer, "register_step_pre_hook", None)
-        # a compiled optimizer calls it as it is
-        self._hook = watch(torch.compiler.disable(self._before_update)) if watch is not None and steps else None
+        self._hook = self._watch() if steps else None
         if self._hook is None or not self._parameters:
             self._done = True
             self._verdict = Verdict("not checked", "The self-check was turned off, or there is nothing to watch.")
+
+    def _watch(self) -> Any:
+        """Return a hook that sees each step of the optimizer; none where it takes no hooks."""
+        try:
+            # a compiled optimizer calls it as it is
+            return self._target.optimizer.register_step_pre_hook(  # type: ignore[union-attr]
+                torch.compiler.disable(self._before_update)
+            )
+        except AttributeError:  # no optimizer, or a wrapper that is one by name alone
+            return None
 
     def look(self, recorded: Mapping[str, Tensor], scale: Tensor | float) -> None:
         """Take what was recorded of one step, and compute the same slowly."""
@@ -82,20 +91,23 @@ class SelfCheck:
         if self._done:
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if not callable(closure):
+        if not callable(closure) or isinstance(closure, nn.Module):
             self._see_update(optimizer)
             return None
         first = True
 
-        def evaluate() -> Any:
+        @wraps(closure)
+        def evaluate(*given: Any, **named: Any) -> Any:
             nonlocal first
-            loss = closure()
+            loss = closure(*given, **named)
             if first:
                 self._see_update(optimizer)
             first = False
             return loss
 
-        return (args[:1], {**kwargs, "closure": evaluate})
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": evaluate}
+        return (args[0], evaluate, *args[2:]), kwargs
 
     def _see_update(self, optimizer: Any) -> None:
         """See the gradients that the optimizer is about to use."""
