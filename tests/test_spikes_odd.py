@@ -47,3 +47,22 @@ def test_a_layer_that_breaks_for_good_is_a_spike_but_one_that_is_frozen_is_none(
     assert broken == [(str(layer), 1000 - last, 999) for layer in range(layers)]
     events = spike.Detector().detect("gradients.norm", pd.DataFrame(np.nan_to_num(values)), {})
     assert not [each for each in events if np.isinf(each.height)]
+
+
+@pytest.mark.parametrize("tails", ["normal", "t5"])
+@pytest.mark.parametrize(("peak", "noise", "least"), [(27, 0.3, 0.9), (10, 0.19, 0.9), (0, 0.19, 0.0), (0, 0.4, 0.0)])
+def test_a_shift_that_begins_with_a_peak_begins_with_a_spike(tails, peak, noise, least):
+    """The level rises by three for good, and the noise from 0.19 to more; of a mere rise nothing is a spike."""
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((1000, 60)) if tails == "normal" else rng.standard_t(5, (1000, 60)) / np.sqrt(5 / 3)
+    log = np.where(np.arange(1000)[:, None] < 500, 0.19, noise) * z
+    log[500:] += np.log(3)
+    if peak:
+        log[501] = np.log(peak)
+    found = spike.Detector().detect("gradients.norm", pd.DataFrame(np.exp(log)), {})
+    begin = {each.label for each in found if each.kind == "spike" and 494 <= each.start <= 512}
+    shifts = {each.label for each in found if each.kind == "shift"}
+    assert len(shifts) >= 50
+    assert len(begin) / 60 >= least
+    assert peak or len(begin) / 60 <= 0.1
+    assert all(each.height == pytest.approx(3, rel=0.4) for each in found if each.kind == "shift")

@@ -23,6 +23,9 @@ BRIEF = 6
 FAR = 2.0
 """Where a long spike settles so many standard deviations above its level, the level was wrong."""
 
+AT_FIRST, FIRST = 12, 3.5
+"""A shift begins with a spike where one of so many first samples is so many standard deviations above it."""
+
 SETTLED = 4
 """The last of so many parts of a shift says where the series settles."""
 
@@ -68,6 +71,8 @@ def apart_from_shifts(
         stays_up = settled - level[shift] >= np.log(limits.min_ratio)
         if not found.lasting[shift] and (stays_up or settled - level[shift] < FAR * spread[shift]):
             continue
+        if stays_up and (not runs or runs[0][0] > limits.merge_gap):
+            runs = _beginning(log[first : last + 1], float(level[shift]), settled, float(spread[shift]), limits) + runs
         for start, stop in runs:
             rest = log.copy() if rest is log else rest
             rest[first + start : first + stop + 1] = settled
@@ -100,6 +105,32 @@ def apart_from_shifts(
     return Found(*(each[order] for each in merged))
 
 
+def _beginning(
+    part: np.ndarray, level: float, settled: float, spread: float, limits: SpikeLimits
+) -> list[tuple[int, int]]:
+    """Return the first and the last sample of the peak with which a shift begins; nothing where it has none.
+
+    It is at one place alone, and where the series has changed already, so that less is asked than of a spike anywhere:
+    it stands out of the noise to which the series settles, and twice as far above the old level as where it settles.
+    """
+    noise = _noise(part, settled, spread)
+    peak = int(np.argmax(part[:AT_FIRST]))
+    height = float(part[peak]) - settled
+    twice = part[peak] - level >= 2 * (settled - level)
+    if not np.isfinite(height) or not twice or height < max(FIRST * noise, float(np.log(limits.min_ratio))):
+        return []
+    above = part >= settled + height / 2
+    start = peak - int(np.argmin(np.append(above[: peak + 1][::-1], False))) + 1
+    return [(start, peak + int(np.argmin(np.append(above[peak:], False))) - 1)]
+
+
+def _noise(part: np.ndarray, settled: float, spread: float) -> float:
+    """Return the standard deviation of what a series settles to, and at least that from before."""
+    end = part[-(len(part) // SETTLED) :]
+    around = MAD_TO_SD * float(np.median(np.abs(end - settled)))
+    return max(spread, around * (1 + 8 / len(end)))  # it stands on few samples
+
+
 def _standing_out(
     log: np.ndarray, length: int, spread: float, threshold: float, limits: SpikeLimits
 ) -> tuple[float, list[tuple[int, int]]]:
@@ -110,8 +141,7 @@ def _standing_out(
     part = log[:length]
     end = part[-(len(part) // SETTLED) :]
     settled = float(np.median(end))
-    around = MAD_TO_SD * float(np.median(np.abs(end - settled)))
-    noise = max(spread, around * (1 + 8 / len(end)))  # it stands on few samples
+    noise = _noise(part, settled, spread)
     height = max(threshold * noise, float(np.log(limits.min_ratio)))
     low = settled + max(limits.exit * height, 1.5 * noise)
     first, last = runs_of(part >= low)

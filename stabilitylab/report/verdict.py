@@ -40,6 +40,7 @@ def _sentence(clauses: list[str], name: str) -> str:
 
 def _happened(analysis: Analysis) -> list[str]:
     found: list[str] = []
+    minor: list[str] = []
     calm: list[str] = []
     planted = of(analysis, "planted")
     if planted:
@@ -55,7 +56,7 @@ def _happened(analysis: Analysis) -> list[str]:
             found.append(f"{count(sum(_falls(each)), 'fall')} of the kNN accuracy")
         elif each.kind == "divergence" and tone(each.verdict) != "undecided":
             (calm if each.verdict == "none" else found).append(divergence(each))
-            found += _of_loss(each)
+            minor += _of_loss(each)
         elif each.kind == "collapse" and tone(each.verdict) == "found":
             found.append(_collapse(each))
         elif each.kind == "drift" and tone(each.verdict) == "found":
@@ -64,6 +65,7 @@ def _happened(analysis: Analysis) -> list[str]:
             found.append(f"{each.kind}: {each.verdict}")
     whole = [_tap(each) for each in of(analysis, "collapse") if each.verdict == "none"]
     calm += [f"no collapse of the {joined(whole)}"] if whole else []
+    found += minor
     if not found and not calm:
         accuracy = any(tone(each.verdict) == "quiet" for each in of(analysis, "dips"))
         return [f"nothing {'but the accuracy' if accuracy else 'of what the detectors look for'} could be judged"]
