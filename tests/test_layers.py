@@ -83,13 +83,14 @@ LEVELS = [
     {"episodes", "calibration", "trials", "leads", "sampling", "second_opinion"},
     {"detectors", "probe"},
     {"target"},
-    {"norms", "run", "layers", "plugins", "stats"},
+    {"norms", "run", "layers", "plugins", "stats", "held_out"},
     {"disk"},
     {"findings", "schema", "parameters", "phrasing", "settings"},
     {"errors", "__init__"},
 ]
 TORCH = {
     "norms",
+    "held_out",
     "target",
     "probe",
     "recorder",
