@@ -31,8 +31,10 @@ def vanished(blocks: np.ndarray, length: int, part: float) -> np.ndarray:
         Sample numbers, increasing; none in noise, however loud it is for a time.
     """
     deep = -np.log(part)
+    if not blocks.size or blocks.max() - blocks.min() <= deep:  # most series; NaN decides nothing
+        return np.empty(0, dtype=np.int64)
     with np.errstate(invalid="ignore"):
-        if not (np.fmax.reduce(blocks) - np.fmin.reduce(blocks) > deep).any():  # most series: no block spans so much
+        if not (np.fmax.reduce(blocks) - np.fmin.reduce(blocks) > deep).any():  # no block spans so much
             return np.empty(0, dtype=np.int64)
         residual = unfold(level_and_residual(blocks, np.empty(0, dtype=np.int64))[0], length)
         upper = residual[residual > 0]
