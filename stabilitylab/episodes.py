@@ -233,7 +233,8 @@ def aftermath(
     at = 0 if p_next <= p_late else int(np.nanargmax(seen[:, 0]))
     delay = int(np.median(steps[np.minimum(falls.following(used) + falls.begins[at], len(steps) - 1)] - used))
     by_chance = by_next if p_next <= p_late else by_late
-    return Aftermath(len(used), float(seen[at, 0]), by_chance, min(1.0, 2 * min(p_next, p_late)), delay)
+    questions = 2 if len(falls.begins) > 2 else 1  # a horizon of two measurements has one answer
+    return Aftermath(len(used), float(seen[at, 0]), by_chance, min(1.0, questions * min(p_next, p_late)), delay)
 
 
 def _beyond(chance: np.ndarray, fall: float) -> tuple[float, float]:

@@ -22,6 +22,9 @@ from stabilitylab.norms import is_sharded
 
 __all__ = ["Features", "HeldOut", "Target", "first_tensor", "make_target", "untouched", "unwrapped", "updated_by"]
 
+KEPT = 2**28
+"""A larger buffer, such as a memory bank of millions of images, is not copied for a look."""
+
 SHOWN = 32
 """So many of the held-out images are the fixed inputs where none are given."""
 
@@ -280,11 +283,12 @@ def _in_chunks(encode: Callable[[Tensor], Mapping[str, Tensor]], images: Tensor,
 
 @contextmanager
 def untouched(*models: nn.Module) -> Iterator[None]:
-    """Put back modes, buffers and the random states of Python, numpy and torch afterwards."""
+    """Put back modes, buffers of up to `KEPT` bytes, and the random states of Python, numpy and torch afterwards."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     buffers = [
         (module, name, each, each.clone())
-        for module, _ in modes for name, each in module._buffers.items() if each is not None and not is_lazy(each)
+        for module, _ in modes for name, each in module._buffers.items()
+        if each is not None and not is_lazy(each) and each.nbytes <= KEPT
     ]  # fmt: skip
     versions = [each._version for _, _, each, _ in buffers]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is kept
