@@ -117,7 +117,7 @@ class TestDip:
 
     @pytest.mark.parametrize("kind", ["white", "memory", "walk", "held", "rounded", "up and back"])
     def test_noise_has_no_sharp_falls(self, kind, rng):
-        """At half the limit there are 3 to 10 more in noise with a memory."""
+        """With an edge of three usual changes there are five in the walk, with one of two about fifty in it."""
         found, without = [], []
         for _ in range(60):
             noise = rng.standard_normal(200)

@@ -100,7 +100,7 @@ class TestEpisodes:
         assert seen.p < 0.01
 
     def test_measurements_in_patches_are_no_evidence(self):
-        """Five measurements in a hundred steps, every four hundred, before and after each spike."""
+        """Twelve measurements in sixty steps, every four hundred, around each spike."""
         rng = np.random.default_rng(0)
         steps = np.concatenate([np.arange(at, at + 60, 5) for at in range(0, 8000, 400)])
         episodes = group([event("a", at + 30) for at in range(400, 8000, 400)], "a", 20)

@@ -63,12 +63,12 @@ class SelfCheck:
 
     def _watch(self) -> Any:
         """Return a hook that sees each step of the optimizer; none where it takes no hooks."""
-        try:
-            # a compiled optimizer calls it as it is
-            return self._target.optimizer.register_step_pre_hook(  # type: ignore[union-attr]
-                torch.compiler.disable(self._before_update)
-            )
-        except AttributeError:  # no optimizer, or a wrapper that is one by name alone
+        optimizer = self._target.optimizer
+        if optimizer is None:
+            return None
+        try:  # a compiled optimizer calls it as it is
+            return optimizer.register_step_pre_hook(torch.compiler.disable(self._before_update))
+        except AttributeError:  # a wrapper that is an optimizer by name alone
             return None
 
     def look(self, recorded: Mapping[str, Tensor], scale: Tensor | float) -> None:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,9 +71,9 @@ def kernels() -> str:
     """The processor that faiss's OpenBLAS takes this one for, which decides its speed, and who said so."""
     if not find_spec("faiss"):
         return "no faiss"
-    import faiss  # noqa: F401 - its library is looked for
     from threadpoolctl import threadpool_info
 
+    import_module("faiss")  # which loads its library
     found = {
         each["architecture"] for each in threadpool_info() if "faiss" in each["filepath"] and "architecture" in each
     }
